@@ -1,0 +1,94 @@
+# shellcheck shell=bash
+# What every script of the test bed shares: where things lie, and how to speak to the user.
+
+CLUSTER_SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO=$(cd "$CLUSTER_SCRIPTS/../.." && pwd)
+# shellcheck source=tests/cluster/versions.sh
+source "$CLUSTER_SCRIPTS/versions.sh"
+
+CACHE=${TASKGROUP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/taskgroup}
+STATE=$REPO/target/cluster
+TOOLS_ENV=$STATE/tools.env
+
+say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
+warn() { printf '[%4ds] warning: %s\n' "$SECONDS" "$*" >&2; }
+# die MESSAGE [WHAT TO DO]...: every further argument is a line of help.
+die() {
+  printf '\nerror: %s\n' "$1" >&2
+  shift
+  [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
+  exit 1
+}
+
+# usage SCRIPT: prints the comment block at the top of the script, which is its --help.
+usage() { sed -n '2,/^$/{s/^# \{0,1\}//p}' "$1"; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# version_at_least HAVE WANT: compares dotted versions.
+version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
+
+# with_progress WHAT COMMAND...: runs a long quiet command with its output in a log, and says every 20 s that it
+# still works. On failure shows the end of the log.
+with_progress() {
+  local what=$1 start=$SECONDS log pid status=0
+  shift
+  mkdir -p "$STATE/logs"
+  log=$STATE/logs/$(printf '%s' "$what" | tr -cs 'a-zA-Z0-9.' '-').log
+  say "$what …"
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    # Wakes as soon as the command ends, and every 20 s to show that it is alive.
+    timeout 20 tail --pid="$pid" -f /dev/null || say "  $what: $((SECONDS - start)) s so far (log: $log)"
+  done
+  wait "$pid" || status=$?
+  if [ "$status" -ne 0 ]; then
+    tail -n 30 "$log" >&2
+    die "$what failed with exit code $status" "The whole log: $log"
+  fi
+  say "  $what: done in $((SECONDS - start)) s"
+}
+
+# as_root COMMAND...: as root, by sudo when we are not. Fails where neither goes without a password prompt.
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif have sudo && sudo -n true 2>/dev/null; then
+    sudo "$@"
+  else
+    return 126
+  fi
+}
+can_be_root() { as_root true; }
+
+docker_engine() { have docker && timeout 10 docker info >/dev/null 2>&1; }
+
+# cluster_kind: existing, kind or local. What was chosen at `up` holds until `down`.
+cluster_kind() {
+  if [ -n "${CLUSTER:-}" ]; then
+    case $CLUSTER in
+      existing | kind | local) echo "$CLUSTER" ;;
+      *) die "CLUSTER=$CLUSTER is not known" "Use CLUSTER=existing, CLUSTER=kind or CLUSTER=local, or leave it empty." ;;
+    esac
+  elif [ -s "$STATE/kind-of-cluster" ]; then
+    cat "$STATE/kind-of-cluster"
+  elif have kind && docker_engine; then
+    echo kind
+  else
+    echo local
+  fi
+}
+
+# env_set KEY VALUE: one line of target/cluster/tools.env, which bash and the Rust tests read.
+env_set() {
+  mkdir -p "$STATE"
+  (
+    flock 9
+    { grep -v "^$1=" "$TOOLS_ENV" 2>/dev/null || true; printf '%s=%s\n' "$1" "$2"; } >"$TOOLS_ENV.new"
+    mv "$TOOLS_ENV.new" "$TOOLS_ENV"
+  ) 9>"$STATE/tools.env.lock"
+}
+
+# env_get KEY: the value from tools.env, empty where it is not set.
+env_get() { [ ! -f "$TOOLS_ENV" ] || sed -n "s/^$1=//p" "$TOOLS_ENV"; }
