@@ -75,8 +75,8 @@ in_go_tree() (
   "$@"
 )
 
-# The version is stamped in: kubectl and kubelet compare it.
+# The version is stamped in, as clients and the kubelet read it.
 go_build() {
-  local stamp="-X k8s.io/component-base/version"
+  local stamp="-X k8s.io/kubernetes/vendor/k8s.io/component-base/version"
   in_go_tree go build -o "$1" -ldflags "-s -w $stamp.gitVersion=v$KUBERNETES_VERSION $stamp.gitMajor=1 $stamp.gitMinor=20" "$2"
 }

