@@ -1,0 +1,102 @@
+//! `/livez`, `/readyz` and `/metrics`, the same for every long-running subcommand.
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::registry::Registry;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Whether this process can do its work, and if not, why not. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<Mutex<Option<String>>>);
+
+impl Readiness {
+    /// Not ready yet, because of `reason`.
+    pub fn waiting(reason: impl Into<String>) -> Self {
+        Self(Arc::new(Mutex::new(Some(reason.into()))))
+    }
+
+    /// From now on ready.
+    pub fn ready(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// From now on not ready, because of `reason`.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.into());
+    }
+
+    /// Why not ready; `None` when ready.
+    pub fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[derive(Clone)]
+struct Admin {
+    readiness: Readiness,
+    registry: Arc<Registry>,
+}
+
+/// The three pages. A subcommand may add its own.
+pub fn app(readiness: Readiness, registry: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Admin { readiness, registry })
+}
+
+/// Serves `app` until `shutdown`, and returns the address it listens on at once.
+///
+/// # Errors
+/// An address that can't be listened on.
+pub async fn serve(app: Router, addr: SocketAddr, shutdown: CancellationToken) -> anyhow::Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind(addr).await.map_err(|error| {
+        anyhow::anyhow!(
+            "--admin-addr: can't listen on {addr}: {error}; name a free address, for example 127.0.0.1:9797"
+        )
+    })?;
+    let bound = listener.local_addr()?;
+    tokio::spawn(async move {
+        let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the admin server ended");
+        }
+    });
+    Ok(bound)
+}
+
+async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
+    match admin.readiness.reason() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &admin.registry) {
+        Ok(()) => (
+            StatusCode::OK,
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            format!("{error}\n"),
+        ),
+    }
+}

@@ -1,0 +1,196 @@
+//! Requests to the JetStream API.
+
+use super::{
+    config::{ConsumerConfig, ConsumerInfo, StreamConfig, StreamInfo},
+    connection::Broker,
+    error::{BrokerError, code},
+};
+use crate::names::{CONSUMER, DEAD_STREAM, DEAD_SUBJECTS, Queue, StreamName};
+use async_nats::jetstream::context::RequestErrorKind;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// How far ahead a suspended consumer is paused: for ever, as far as JetStream can count
+/// (nanoseconds since 1970 in 63 bits end in April 2262).
+const FOR_EVER: &str = "2262-01-01T00:00:00Z";
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    total: usize,
+    #[serde(default = "Vec::new")]
+    streams: Vec<T>,
+}
+
+impl Broker {
+    /// One request of the JetStream API, by its subject without `$JS.API.`.
+    async fn request<T: DeserializeOwned>(&self, subject: String, body: &impl Serialize) -> Result<T, BrokerError> {
+        self.check()?;
+        let answer: Value =
+            self.jetstream
+                .request(subject.clone(), body)
+                .await
+                .map_err(|error| match error.kind() {
+                    RequestErrorKind::NoResponders => self.no_jetstream(),
+                    RequestErrorKind::TimedOut => self.unreachable(format!("no answer to {subject} in time")),
+                    _ => self.unreachable(&error),
+                })?;
+        if let Some(refusal) = answer.get("error") {
+            let refusal = Refusal::deserialize(refusal).map_err(|cause| BrokerError::Unreadable {
+                request: subject.clone(),
+                cause: cause.to_string(),
+            })?;
+            if refusal.err_code == code::NOT_ENABLED_FOR_ACCOUNT {
+                return Err(self.no_jetstream());
+            }
+            return Err(BrokerError::Refused {
+                request: subject,
+                code: refusal.err_code,
+                description: refusal.description,
+            });
+        }
+        serde_json::from_value(answer).map_err(|cause| BrokerError::Unreadable {
+            request: subject,
+            cause: cause.to_string(),
+        })
+    }
+
+    /// The stream as it is; `None` where there is none.
+    pub async fn stream(&self, stream: &StreamName) -> Result<Option<StreamInfo>, BrokerError> {
+        absent(
+            self.request(format!("STREAM.INFO.{stream}"), &json!({})).await,
+            code::STREAM_NOT_FOUND,
+        )
+    }
+
+    /// Makes a stream.
+    pub async fn create_stream(&self, config: &StreamConfig) -> Result<StreamInfo, BrokerError> {
+        self.request(format!("STREAM.CREATE.{}", config.name), config).await
+    }
+
+    /// Changes a stream to `config`, which holds all its fields.
+    pub async fn update_stream(&self, stream: &StreamName, config: &Value) -> Result<StreamInfo, BrokerError> {
+        self.request(format!("STREAM.UPDATE.{stream}"), config).await
+    }
+
+    /// Deletes a stream with all that is in it; one that is gone already counts as deleted.
+    pub async fn delete_stream(&self, stream: &StreamName) -> Result<(), BrokerError> {
+        let deleted: Result<Value, _> = self.request(format!("STREAM.DELETE.{stream}"), &json!({})).await;
+        absent(deleted, code::STREAM_NOT_FOUND).map(|_| ())
+    }
+
+    /// All streams of the account with what is in them.
+    pub async fn streams(&self) -> Result<Vec<StreamInfo>, BrokerError> {
+        let mut all: Vec<StreamInfo> = Vec::new();
+        loop {
+            let page: Page<StreamInfo> = self
+                .request("STREAM.LIST".into(), &json!({"offset": all.len()}))
+                .await?;
+            let empty = page.streams.is_empty();
+            all.extend(page.streams);
+            if empty || all.len() >= page.total {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The group's consumer as it is; `None` where there is none, or no stream.
+    pub async fn consumer(&self, stream: &StreamName) -> Result<Option<ConsumerInfo>, BrokerError> {
+        let info = self
+            .request(format!("CONSUMER.INFO.{stream}.{CONSUMER}"), &json!({}))
+            .await;
+        absent(absent(info, code::CONSUMER_NOT_FOUND), code::STREAM_NOT_FOUND).map(Option::flatten)
+    }
+
+    /// Makes the group's consumer.
+    pub async fn create_consumer(
+        &self,
+        stream: &StreamName,
+        config: &ConsumerConfig,
+    ) -> Result<ConsumerInfo, BrokerError> {
+        let body = json!({"stream_name": stream.as_str(), "config": config, "action": "create"});
+        self.request(format!("CONSUMER.CREATE.{stream}.{CONSUMER}"), &body)
+            .await
+    }
+
+    /// Changes the group's consumer to `config`, which holds all its fields.
+    pub async fn update_consumer(&self, stream: &StreamName, config: &Value) -> Result<ConsumerInfo, BrokerError> {
+        let body = json!({"stream_name": stream.as_str(), "config": config, "action": "update"});
+        self.request(format!("CONSUMER.CREATE.{stream}.{CONSUMER}"), &body)
+            .await
+    }
+
+    /// Holds back all deliveries of the group's consumer, or lets them go on. What runs is not touched.
+    pub async fn pause_consumer(&self, stream: &StreamName, paused: bool) -> Result<(), BrokerError> {
+        let body = if paused {
+            json!({"pause_until": FOR_EVER})
+        } else {
+            json!({})
+        };
+        let _: Value = self
+            .request(format!("CONSUMER.PAUSE.{stream}.{CONSUMER}"), &body)
+            .await?;
+        Ok(())
+    }
+
+    /// How many dead letters each queue has. Costs the server a walk over the subjects of all dead
+    /// letters: ask when [`super::StreamState`] of the stream changed, not on every round.
+    pub async fn dead_letters_by_queue(&self) -> Result<HashMap<Queue, u64>, BrokerError> {
+        #[derive(Deserialize)]
+        struct Subjects {
+            state: State,
+            #[serde(default)]
+            total: usize,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            subjects: HashMap<String, u64>,
+        }
+        let mut counts = HashMap::new();
+        let mut seen = 0;
+        loop {
+            let page: Subjects = self
+                .request(
+                    format!("STREAM.INFO.{DEAD_STREAM}"),
+                    &json!({"subjects_filter": DEAD_SUBJECTS, "offset": seen}),
+                )
+                .await?;
+            let empty = page.state.subjects.is_empty();
+            seen += page.state.subjects.len();
+            for (subject, count) in page.state.subjects {
+                if let Some(queue) = Queue::of_dead_letter(&subject) {
+                    *counts.entry(queue).or_insert(0) += count;
+                }
+            }
+            if empty || seen >= page.total {
+                return Ok(counts);
+            }
+        }
+    }
+
+    /// Tells the workers of a queue that their settings changed. A worker that misses it finds out
+    /// by itself, only later.
+    pub async fn notify_settings(&self, queue: &Queue) -> Result<(), BrokerError> {
+        self.client
+            .publish(queue.settings_notice(), bytes::Bytes::new())
+            .await
+            .map_err(|error| self.unreachable(error))
+    }
+}
+
+fn absent<T>(result: Result<T, BrokerError>, not_found: u64) -> Result<Option<T>, BrokerError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is(not_found) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

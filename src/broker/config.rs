@@ -1,0 +1,219 @@
+//! What a stream or consumer should be, and what JetStream says it is.
+
+use crate::names::{self, StreamName};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, time::Duration};
+
+/// The fields of a stream that are ours. What else a stream has is left as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StreamConfig {
+    /// Name of the stream.
+    pub name: String,
+    /// What it listens to.
+    pub subjects: Vec<String>,
+    /// When messages leave it.
+    pub retention: Retention,
+    /// Where it is kept.
+    pub storage: Storage,
+    /// What it does when full; always refuse, so that no task is lost.
+    pub discard: Discard,
+    /// Servers that keep a copy.
+    pub num_replicas: i64,
+    /// Most messages; -1 for no limit.
+    pub max_msgs: i64,
+    /// Most bytes; -1 for no limit.
+    pub max_bytes: i64,
+    /// Largest message in bytes, with headers; -1 for no limit.
+    pub max_msg_size: i64,
+    /// Within which a second message with the same `Nats-Msg-Id` is dropped.
+    #[serde(serialize_with = "nanos")]
+    pub duplicate_window: Duration,
+    /// Whose it is.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// When messages leave a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retention {
+    /// When they are acknowledged.
+    WorkQueue,
+    /// When they are deleted.
+    Limits,
+}
+
+/// Where a stream is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// On disk.
+    File,
+    /// In memory.
+    Memory,
+}
+
+/// What a full stream does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// It refuses the new message.
+    New,
+}
+
+/// The fields of a consumer that are ours. What else a consumer has is left as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConsumerConfig {
+    /// Name of the durable consumer.
+    pub durable_name: String,
+    /// The same name, as newer servers want it.
+    pub name: String,
+    /// From the beginning: `all`.
+    pub deliver_policy: &'static str,
+    /// One by one: `explicit`.
+    pub ack_policy: &'static str,
+    /// How long a delivery without a sign of life counts.
+    #[serde(serialize_with = "nanos")]
+    pub ack_wait: Duration,
+    /// Deliveries of one message; -1, unlimited: the worker counts attempts, as a message that the
+    /// server gives up stays in the stream for good.
+    pub max_deliver: i64,
+    /// Deliveries in flight at once: the limit of the group.
+    pub max_ack_pending: i64,
+    /// After how long without a pull the server removes the consumer: never.
+    pub inactive_threshold: u64,
+    /// Which messages: all of the stream.
+    pub filter_subject: &'static str,
+    /// Whether payloads are left out.
+    pub headers_only: bool,
+    /// Whose it is, and the settings of the workers.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl ConsumerConfig {
+    /// The consumer of a group.
+    pub fn workers(concurrency: i64, ack_wait: Duration, metadata: BTreeMap<String, String>) -> Self {
+        Self {
+            durable_name: names::CONSUMER.into(),
+            name: names::CONSUMER.into(),
+            deliver_policy: "all",
+            ack_policy: "explicit",
+            ack_wait,
+            max_deliver: -1,
+            max_ack_pending: concurrency,
+            inactive_threshold: 0,
+            filter_subject: "",
+            headers_only: false,
+            metadata,
+        }
+    }
+}
+
+/// The stream of all dead letters.
+pub fn dead_letters(instance: &str, replicas: u8) -> StreamConfig {
+    StreamConfig {
+        name: names::DEAD_STREAM.into(),
+        subjects: vec![names::DEAD_SUBJECTS.into()],
+        retention: Retention::Limits,
+        storage: Storage::File,
+        discard: Discard::New,
+        num_replicas: i64::from(replicas),
+        max_msgs: -1,
+        max_bytes: -1,
+        max_msg_size: -1,
+        // A worker that died between the dead letter and the ack repeats both: within this window
+        // the second letter is dropped. The longest `ackWait` is an hour.
+        duplicate_window: Duration::from_secs(2 * 3600),
+        metadata: BTreeMap::from([(names::keys::INSTANCE.into(), instance.into())]),
+    }
+}
+
+/// What JetStream says about a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StreamInfo {
+    /// All fields of its configuration.
+    pub config: Map<String, Value>,
+    /// What is in it.
+    #[serde(default)]
+    pub state: StreamState,
+}
+
+/// What is in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct StreamState {
+    /// Messages, queued and in flight.
+    #[serde(default)]
+    pub messages: u64,
+    /// Number of the last message that came in.
+    #[serde(default)]
+    pub last_seq: u64,
+    /// Consumers of the stream.
+    #[serde(default)]
+    pub consumer_count: u64,
+}
+
+/// What JetStream says about a consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ConsumerInfo {
+    /// All fields of its configuration.
+    pub config: Map<String, Value>,
+    /// Messages not yet delivered.
+    #[serde(default)]
+    pub num_pending: u64,
+    /// Messages delivered and not yet done.
+    #[serde(default)]
+    pub num_ack_pending: u64,
+    /// Whether deliveries are held back.
+    #[serde(default)]
+    pub paused: bool,
+    /// For how long still, in nanoseconds.
+    #[serde(default)]
+    pub pause_remaining: u64,
+}
+
+impl StreamInfo {
+    /// Name of the stream.
+    pub fn name(&self) -> StreamName {
+        StreamName::from(text(&self.config, "name"))
+    }
+
+    /// Where it is kept.
+    pub fn storage(&self) -> Option<Storage> {
+        serde_json::from_value(self.config.get("storage")?.clone()).ok()
+    }
+
+    /// One entry of its metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        metadata(&self.config, key)
+    }
+}
+
+impl ConsumerInfo {
+    /// One entry of its metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        metadata(&self.config, key)
+    }
+
+    /// Deliveries in flight at once.
+    pub fn max_ack_pending(&self) -> i64 {
+        self.config.get("max_ack_pending").and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    /// How long a delivery without a sign of life counts.
+    pub fn ack_wait(&self) -> Duration {
+        Duration::from_nanos(self.config.get("ack_wait").and_then(Value::as_u64).unwrap_or(0))
+    }
+}
+
+fn text<'a>(config: &'a Map<String, Value>, key: &str) -> &'a str {
+    config.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn metadata<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    config.get("metadata")?.get(key)?.as_str()
+}
+
+fn nanos<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    // Durations of the API are at most a day, far below 2^63 ns.
+    serializer.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}

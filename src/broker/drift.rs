@@ -1,0 +1,121 @@
+//! Where a stream or consumer differs from what it should be. What the server filled in is no
+//! difference (the idea of nats-io/nack: compare the fields that are ours, leave the rest).
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// One field that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Name of the field in JetStream's API.
+    pub field: String,
+    /// What it should be.
+    pub desired: Value,
+    /// What it is; null where it is not set.
+    pub observed: Value,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} instead of {}", self.field, self.observed, self.desired)
+    }
+}
+
+/// The fields of `desired` that `observed` has otherwise. Of metadata, only our keys count.
+pub fn differences<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Vec<Difference> {
+    let Ok(Value::Object(desired)) = serde_json::to_value(desired) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (field, wanted) in desired {
+        let actual = observed.get(&field).unwrap_or(&Value::Null);
+        let same = match &wanted {
+            Value::Object(entries) => entries.iter().all(|(key, value)| actual.get(key) == Some(value)),
+            other => other == actual || (is_zero(other) && is_zero(actual)),
+        };
+        if !same {
+            found.push(Difference {
+                field,
+                desired: wanted,
+                observed: actual.clone(),
+            });
+        }
+    }
+    found
+}
+
+/// `observed` with the fields of `desired` in place of its own: what to send as an update, so that
+/// fields that are not ours stay as they are.
+pub fn overlay<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Value {
+    let mut config = observed.clone();
+    if let Ok(Value::Object(desired)) = serde_json::to_value(desired) {
+        for (field, wanted) in desired {
+            match (config.get_mut(&field), wanted) {
+                (Some(Value::Object(entries)), Value::Object(ours)) => entries.extend(ours),
+                (_, wanted) => {
+                    config.insert(field, wanted);
+                }
+            }
+        }
+    }
+    Value::Object(config)
+}
+
+/// JetStream leaves out what is not set.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().expect("an object").clone()
+    }
+
+    #[test]
+    fn what_the_server_filled_in_is_no_difference() {
+        let desired = json!({"name": "a", "max_msgs": -1, "filter": "", "metadata": {"ours": "1"}});
+        let observed =
+            json!({"name": "a", "max_msgs": -1, "max_waiting": 512, "metadata": {"ours": "1", "_nats.ver": "2.15.1"}});
+        assert_eq!(differences(&desired, &map(observed)), []);
+    }
+
+    #[test]
+    fn a_field_that_was_edited_is_named_with_both_values() {
+        let observed = map(json!({"max_ack_pending": 7, "metadata": {"ours": "2"}}));
+        let found = differences(&json!({"max_ack_pending": 4, "metadata": {"ours": "1"}}), &observed);
+        let fields: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            fields,
+            [
+                "max_ack_pending: 7 instead of 4",
+                r#"metadata: {"ours":"2"} instead of {"ours":"1"}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn an_update_keeps_what_is_not_ours() {
+        let observed =
+            map(json!({"name": "a", "placement": {"cluster": "c"}, "metadata": {"theirs": "x", "ours": "2"}}));
+        let update = overlay(
+            &json!({"name": "a", "max_msgs": 5, "metadata": {"ours": "1"}}),
+            &observed,
+        );
+        assert_eq!(
+            update,
+            json!({"name": "a", "max_msgs": 5, "placement": {"cluster": "c"}, "metadata": {"theirs": "x", "ours": "1"}})
+        );
+    }
+}

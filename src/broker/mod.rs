@@ -1,0 +1,17 @@
+//! JetStream: the only place that knows the NATS client library.
+//!
+//! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
+//! `api` asks the server, `events` hears what others change, `pull` is the worker's side.
+
+mod api;
+mod config;
+mod connection;
+mod drift;
+mod error;
+mod events;
+
+pub use config::{ConsumerConfig, ConsumerInfo, Storage, StreamConfig, StreamInfo, StreamState, dead_letters};
+pub use connection::{Broker, Link};
+pub use drift::{Difference, differences, overlay};
+pub use error::{BrokerError, code};
+pub use events::{BrokerEvent, events};

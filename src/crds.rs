@@ -1,0 +1,37 @@
+//! `taskgroup crds`: the CustomResourceDefinitions as YAML.
+
+use crate::{api, cli::CrdsArgs};
+use anyhow::Context;
+use std::fmt::Write;
+
+/// Writes the definitions to standard output, or one file each into a directory.
+///
+/// # Errors
+/// A directory or file that can't be written.
+pub fn write(args: &CrdsArgs) -> anyhow::Result<()> {
+    let Some(dir) = &args.dir else {
+        let mut all = String::new();
+        for (_, text) in yaml()? {
+            write!(all, "---\n{text}")?;
+        }
+        print!("{all}");
+        return Ok(());
+    };
+    std::fs::create_dir_all(dir).with_context(|| format!("--dir: can't make {}", dir.display()))?;
+    for (name, text) in yaml()? {
+        let path = dir.join(name);
+        std::fs::write(&path, text).with_context(|| format!("--dir: can't write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// File name and text of every definition.
+///
+/// # Errors
+/// None in practice: the definitions are made of what YAML can hold.
+pub fn yaml() -> anyhow::Result<Vec<(&'static str, String)>> {
+    api::crds()
+        .into_iter()
+        .map(|(name, crd)| Ok((name, serde_yaml::to_string(&crd)?)))
+        .collect()
+}

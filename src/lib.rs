@@ -1,0 +1,18 @@
+//! TaskGroup: a Kubernetes operator that gives every group of tasks its own pipeline (a NATS
+//! JetStream stream, a durable consumer and a worker Deployment) and runs its tasks at exactly
+//! its limit.
+//!
+//! The one binary is in `main.rs`; everything it does is here, so that tests, benches and the
+//! demo use the same code.
+
+pub mod admin;
+pub mod api;
+pub mod broker;
+pub mod cli;
+pub mod crds;
+pub mod names;
+pub mod operator;
+pub mod settings;
+pub mod task;
+pub mod telemetry;
+pub mod worker;

@@ -1,0 +1,201 @@
+//! Every name that TaskGroup gives to a thing in NATS or Kubernetes. Nothing else formats one.
+
+use std::fmt;
+
+/// API group of both kinds, and prefix of every label, annotation and metadata key.
+pub const API_GROUP: &str = "taskgroup.io";
+
+/// Name of the durable consumer of every group's stream.
+pub const CONSUMER: &str = "workers";
+
+/// Stream that keeps the dead letters of all groups.
+pub const DEAD_STREAM: &str = "TASKGROUP_DEAD";
+
+/// All subjects of [`DEAD_STREAM`].
+pub const DEAD_SUBJECTS: &str = "dead.>";
+
+/// Longest DNS label (RFC 1123): the bound of a queue's and of a namespace's name.
+pub const MAX_LABEL: usize = 63;
+
+/// Finalizer on every TaskGroup that has (or may have) something in NATS.
+pub const FINALIZER: &str = "taskgroup.io/pipeline";
+
+/// Field manager of everything the operator applies to Kubernetes.
+pub const FIELD_MANAGER: &str = "taskgroup";
+
+/// Keys of annotations, labels and JetStream metadata.
+pub mod keys {
+    /// Annotation on a TaskGroup: `"true"` takes over a stream that exists and is not marked as ours.
+    pub const ADOPT: &str = "taskgroup.io/adopt";
+    /// Annotation on a TaskGroup being deleted: `"true"` lets go of what can't be cleaned up in NATS.
+    pub const ABANDON: &str = "taskgroup.io/abandon";
+    /// Annotation on a worker Deployment: hash of what the operator last applied.
+    pub const APPLIED: &str = "taskgroup.io/applied";
+    /// Label of a group's worker Deployment and pods: the name of the TaskGroup.
+    pub const GROUP: &str = "taskgroup.io/group";
+    /// JetStream metadata: the operator installation that owns the stream or consumer.
+    pub const INSTANCE: &str = "taskgroup.io/instance";
+    /// JetStream metadata: namespace of the owning TaskGroup.
+    pub const NAMESPACE: &str = "taskgroup.io/namespace";
+    /// JetStream metadata: name of the owning TaskGroup.
+    pub const NAME: &str = "taskgroup.io/name";
+    /// JetStream metadata: uid of the owning TaskGroup.
+    pub const UID: &str = "taskgroup.io/uid";
+    /// JetStream metadata of the consumer: [`crate::settings::WorkerSettings`] as JSON.
+    pub const SETTINGS: &str = "taskgroup.io/settings";
+}
+
+/// Whether `name` is a DNS label (RFC 1123): at most 63 of `a-z`, `0-9` and `-`, with a letter or
+/// digit at both ends.
+pub fn is_dns_label(name: &str) -> bool {
+    let alphanumeric = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let bytes = name.as_bytes();
+    bytes.len() <= MAX_LABEL
+        && bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric)
+        && bytes.iter().all(|c| alphanumeric(c) || *c == b'-')
+}
+
+/// The queue of one group: the pair that every name in NATS is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Queue {
+    /// Kubernetes namespace of the group.
+    pub namespace: String,
+    /// `spec.queue`, or the name of the TaskGroup.
+    pub name: String,
+}
+
+impl Queue {
+    /// A queue by its namespace and name; both must be DNS labels for its names to be valid.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The group's stream. `_` is in no Kubernetes name, so no two queues share a stream.
+    pub fn stream(&self) -> StreamName {
+        StreamName(format!("tg_{}_{}", self.namespace, self.name))
+    }
+
+    /// What the group's stream listens to.
+    pub fn subjects(&self) -> String {
+        format!("tasks.{}.{}.>", self.namespace, self.name)
+    }
+
+    /// What the stream of a group listens to that takes no more tasks (it is being deleted).
+    /// Publishers to [`Queue::task`] are then told at once that nobody listens.
+    pub fn closed_subjects(&self) -> String {
+        format!("closed.{}.{}.>", self.namespace, self.name)
+    }
+
+    /// Where a publisher puts one task.
+    pub fn task(&self, id: &str) -> String {
+        format!("tasks.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// The id of a task by the subject it was published to, if that subject is of this queue.
+    pub fn task_id<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        subject
+            .strip_prefix("tasks.")?
+            .strip_prefix(self.namespace.as_str())?
+            .strip_prefix('.')?
+            .strip_prefix(self.name.as_str())?
+            .strip_prefix('.')
+            .filter(|id| !id.is_empty())
+    }
+
+    /// Where the dead letter of one task goes.
+    pub fn dead(&self, id: &str) -> String {
+        format!("dead.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// The queue that a dead letter's subject belongs to.
+    pub fn of_dead_letter(subject: &str) -> Option<Self> {
+        let mut tokens = subject.strip_prefix("dead.")?.splitn(3, '.');
+        let queue = Self::new(tokens.next()?, tokens.next()?);
+        tokens.next().map(|_id| queue)
+    }
+
+    /// Where the operator says that the group's settings changed (plain NATS, not stored).
+    pub fn settings_notice(&self) -> String {
+        format!("settings.{}.{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Name of a JetStream stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamName(String);
+
+impl StreamName {
+    /// The queue whose stream this is; `None` for a stream that is no group's.
+    pub fn queue(&self) -> Option<Queue> {
+        let (namespace, name) = self.0.strip_prefix("tg_")?.split_once('_')?;
+        (is_dns_label(namespace) && is_dns_label(name)).then(|| Queue::new(namespace, name))
+    }
+
+    /// The name as JetStream has it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for StreamName {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Name of the worker Deployment of a TaskGroup.
+pub fn deployment(group: &str) -> String {
+    format!("{group}-workers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_name_leads_back_to_its_queue() {
+        let queue = Queue::new("crawl-1", "acme");
+        assert_eq!(queue.stream().as_str(), "tg_crawl-1_acme");
+        assert_eq!(queue.stream().queue(), Some(queue));
+        for foreign in ["ORDERS", "tg_", "tg_a", "tg_A_b", "tg_a_b_c", "TASKGROUP_DEAD"] {
+            assert_eq!(StreamName::from(foreign).queue(), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_task_id_is_the_rest_of_the_subject() {
+        let queue = Queue::new("crawl", "acme");
+        assert_eq!(queue.task_id(&queue.task("42")), Some("42"));
+        assert_eq!(queue.task_id("tasks.crawl.acme.a.b"), Some("a.b"));
+        assert_eq!(queue.task_id("tasks.crawl.acme2.a"), None);
+        assert_eq!(queue.task_id("tasks.crawl.acme."), None);
+        assert_eq!(Queue::of_dead_letter(&queue.dead("a.b")), Some(queue));
+        assert_eq!(Queue::of_dead_letter("dead.crawl.acme"), None);
+    }
+
+    #[test]
+    fn a_dns_label_is_what_rfc_1123_says() {
+        for good in ["a", "0", "a-b", &"a".repeat(63)] {
+            assert!(is_dns_label(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", &"a".repeat(64)] {
+            assert!(!is_dns_label(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The operator.
+use crate::cli::OperatorArgs;
+use tokio_util::sync::CancellationToken;
+
+/// Runs the operator.
+pub async fn run(_args: OperatorArgs, _shutdown: CancellationToken) -> anyhow::Result<()> {
+    Ok(())
+}
