@@ -9,6 +9,8 @@ source "$CLUSTER_SCRIPTS/versions.sh"
 CACHE=${TASKGROUP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/taskgroup}
 STATE=$REPO/target/cluster
 TOOLS_ENV=$STATE/tools.env
+# kubectl would fill ~/.kube/cache.
+export KUBECACHEDIR=$STATE/kubectl-cache
 
 say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 warn() { printf '[%4ds] warning: %s\n' "$SECONDS" "$*" >&2; }
@@ -78,6 +80,13 @@ cluster_kind() {
   else
     echo local
   fi
+}
+
+# one_at_a_time: waits for another `up` or `down` of this checkout. The lock is held by descriptor 7.
+one_at_a_time() {
+  mkdir -p "$STATE"
+  exec 7>"$STATE/cluster.lock"
+  flock -n 7 || { say "waiting for another up or down of this checkout"; flock 7; }
 }
 
 # env_set KEY VALUE: one line of target/cluster/tools.env, which bash and the Rust tests read.
