@@ -7,6 +7,8 @@ REPO=$(cd "$CLUSTER_SCRIPTS/../.." && pwd)
 source "$CLUSTER_SCRIPTS/versions.sh"
 
 CACHE=${TASKGROUP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/taskgroup}
+# Where cargo puts its output.
+TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 STATE=$REPO/target/cluster
 TOOLS_ENV=$STATE/tools.env
 # kubectl would fill ~/.kube/cache.
@@ -51,6 +53,9 @@ with_progress() {
   fi
   say "  $what: done in $((SECONDS - start)) s"
 }
+
+# rust_host: the machine's target triple.
+rust_host() { rustc -vV | sed -n 's/^host: //p'; }
 
 # as_root COMMAND...: as root, by sudo when we are not. Fails where neither goes without a password prompt.
 as_root() {
