@@ -14,8 +14,11 @@ TOOLS_ENV=$STATE/tools.env
 # kubectl would fill ~/.kube/cache.
 export KUBECACHEDIR=$STATE/kubectl-cache
 
-say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
-warn() { printf '[%4ds] warning: %s\n' "$SECONDS" "$*" >&2; }
+# One clock for a script and the scripts it calls.
+export TASKGROUP_STARTED=${TASKGROUP_STARTED:-$EPOCHSECONDS}
+
+say() { printf '[%4ds] %s\n' $((EPOCHSECONDS - TASKGROUP_STARTED)) "$*"; }
+warn() { say "warning: $*" >&2; }
 # die MESSAGE [WHAT TO DO]...: every further argument is a line of help.
 die() {
   printf '\nerror: %s\n' "$1" >&2
