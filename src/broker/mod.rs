@@ -13,9 +13,11 @@ mod events;
 mod publish;
 mod pull;
 
-pub use config::{ConsumerConfig, ConsumerInfo, Storage, StreamConfig, StreamInfo, StreamState, dead_letters};
+pub use config::{
+    ConsumerConfig, ConsumerInfo, Discard, Retention, Storage, StreamConfig, StreamInfo, StreamState, dead_letters,
+};
 pub use connection::{Broker, Link};
-pub use drift::{Difference, differences, overlay};
+pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, events};
 pub use pull::{Arrival, Delivery, PullEnd, PullInbox};

@@ -7,11 +7,18 @@ REPO=$(cd "$CLUSTER_SCRIPTS/../.." && pwd)
 source "$CLUSTER_SCRIPTS/versions.sh"
 
 CACHE=${TASKGROUP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/taskgroup}
+# Where cargo puts its output.
+TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 STATE=$REPO/target/cluster
 TOOLS_ENV=$STATE/tools.env
+# kubectl would fill ~/.kube/cache.
+export KUBECACHEDIR=$STATE/kubectl-cache
 
-say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
-warn() { printf '[%4ds] warning: %s\n' "$SECONDS" "$*" >&2; }
+# One clock for a script and the scripts it calls.
+export TASKGROUP_STARTED=${TASKGROUP_STARTED:-$EPOCHSECONDS}
+
+say() { printf '[%4ds] %s\n' $((EPOCHSECONDS - TASKGROUP_STARTED)) "$*"; }
+warn() { say "warning: $*" >&2; }
 # die MESSAGE [WHAT TO DO]...: every further argument is a line of help.
 die() {
   printf '\nerror: %s\n' "$1" >&2
@@ -29,19 +36,29 @@ have() { command -v "$1" >/dev/null 2>&1; }
 version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
 
 # with_progress WHAT COMMAND...: runs a long quiet command with its output in a log, and says every 20 s that it
-# still works. On failure shows the end of the log.
+# still works. On failure shows the end of the log. Ctrl-C ends the command and all its children.
 with_progress() {
-  local what=$1 start=$SECONDS log pid status=0
+  local what=$1 start=$SECONDS log pid ticker status=0
   shift
   mkdir -p "$STATE/logs"
   log=$STATE/logs/$(printf '%s' "$what" | tr -cs 'a-zA-Z0-9.' '-').log
   say "$what …"
+  # Job control gives the command a process group of its own, to be ended as a whole.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!
-  while kill -0 "$pid" 2>/dev/null; do
-    # Wakes as soon as the command ends, and every 20 s to show that it is alive.
-    timeout 20 tail --pid="$pid" -f /dev/null || say "  $what: $((SECONDS - start)) s so far (log: $log)"
+  set +m
+  trap 'kill -TERM -- "-$pid" 2>/dev/null; kill "$ticker" 2>/dev/null; exit 130' INT TERM
+  while :; do
+    # Without the locks (7 and 8), which would outlive us.
+    sleep 20 7>&- 8>&- &
+    ticker=$!
+    wait -n "$pid" "$ticker" || true
+    kill -0 "$pid" 2>/dev/null || break
+    say "  $what: $((SECONDS - start)) s so far (log: $log)"
   done
+  kill "$ticker" 2>/dev/null || true
+  trap - INT TERM
   wait "$pid" || status=$?
   if [ "$status" -ne 0 ]; then
     tail -n 30 "$log" >&2
@@ -49,6 +66,9 @@ with_progress() {
   fi
   say "  $what: done in $((SECONDS - start)) s"
 }
+
+# rust_host: the machine's target triple.
+rust_host() { rustc -vV | sed -n 's/^host: //p'; }
 
 # as_root COMMAND...: as root, by sudo when we are not. Fails where neither goes without a password prompt.
 as_root() {
@@ -78,6 +98,13 @@ cluster_kind() {
   else
     echo local
   fi
+}
+
+# one_at_a_time: waits for another `up` or `down` of this checkout. The lock is held by descriptor 7.
+one_at_a_time() {
+  mkdir -p "$STATE"
+  exec 7>"$STATE/cluster.lock"
+  flock -n 7 || { say "waiting for another up or down of this checkout"; flock 7; }
 }
 
 # env_set KEY VALUE: one line of target/cluster/tools.env, which bash and the Rust tests read.

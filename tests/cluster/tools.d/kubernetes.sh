@@ -11,12 +11,14 @@ build_kubernetes() {
     [ -x "$CACHE/$KUBERNETES_BIN/$program" ] || missing+=("$program")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
-  say "building ${missing[*]} $KUBERNETES_VERSION, once for this cache: about 4 minutes on 2 cores for the first, 10 to 40 s for each of the others"
+  say "to be built, once for this cache: ${missing[*]}; on 2 cores about 3 minutes for the first, 10 to 40 s for each other"
   unpack_go
   unpack_kubernetes_source
   generate_openapi
+  local done=0
   for program in "${missing[@]}"; do
-    with_progress "building $program $KUBERNETES_VERSION" go_build "$SCRATCH/built-$program" "./cmd/$program"
+    done=$((done + 1))
+    with_progress "building $program $KUBERNETES_VERSION ($done of ${#missing[@]})" go_build "$SCRATCH/built-$program" "./cmd/$program"
     publish "$SCRATCH/built-$program" "$KUBERNETES_BIN/$program"
   done
 }
