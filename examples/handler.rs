@@ -167,7 +167,11 @@ impl Drop for Running {
         let (recorder, attempt) = (self.recorder.clone(), self.attempt.clone());
         tokio::spawn(async move {
             if let Err(error) = recorder.tell("end", &attempt).await {
-                tracing::warn!(error, task = attempt.task, "the end of an attempt could not be recorded");
+                tracing::warn!(
+                    error,
+                    task = attempt.task,
+                    "the end of an attempt could not be recorded"
+                );
             }
         });
     }
