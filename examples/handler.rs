@@ -30,7 +30,7 @@ use hyper_util::{
 use serde::Deserialize;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 struct Handler {
     task_time: Duration,
@@ -42,6 +42,8 @@ struct Recorder {
     url: String,
     pod: String,
     client: Client<HttpConnector, Full<Bytes>>,
+    /// Ends of attempts that the worker cut off, on their way.
+    ends: TaskTracker,
 }
 
 /// What a task may ask for.
@@ -62,10 +64,12 @@ async fn main() -> anyhow::Result<()> {
     let task_time = variable("TASK_TIME", "1s");
     let task_time =
         duration(&task_time).ok_or_else(|| anyhow::anyhow!("TASK_TIME {task_time:?} is no duration: write 200ms"))?;
+    let ends = TaskTracker::new();
     let recorder = std::env::var("RECORDER_URL").ok().map(|url| Recorder {
         url,
         pod: variable("HOSTNAME", "unnamed"),
         client: Client::builder(TokioExecutor::new()).build_http(),
+        ends: ends.clone(),
     });
     let shutdown = CancellationToken::new();
     tokio::spawn(taskgroup::telemetry::cancel_on_signal(shutdown.clone()));
@@ -78,13 +82,14 @@ async fn main() -> anyhow::Result<()> {
     axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await?;
+    ends.close();
+    ends.wait().await;
     Ok(())
 }
 
 async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload: Bytes) -> (StatusCode, String) {
     let attempt = Attempt::of(&headers);
-    // Ends when this function does, and also when the worker hangs up and the server drops it.
-    let _recorded = match &handler.recorder {
+    let mut running = match &handler.recorder {
         Some(recorder) => match recorder.start(attempt.clone()).await {
             Ok(running) => Some(running),
             Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("can't be recorded: {error}\n")),
@@ -96,6 +101,9 @@ async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload
     tokio::time::sleep(time.unwrap_or(handler.task_time)).await;
     let by_id = || attempt.task.strip_prefix("fail-")?.get(..3)?.parse().ok();
     let fails = wishes.fail.or_else(by_id);
+    if let Some(running) = &mut running {
+        running.end().await;
+    }
     match fails.and_then(|status| StatusCode::from_u16(status).ok()) {
         Some(status) if wishes.until.is_none_or(|until| attempt.number < until) => {
             (status, format!("attempt {} fails as asked\n", attempt.number))
@@ -127,22 +135,22 @@ impl Attempt {
 
 impl Recorder {
     async fn start(&self, attempt: Attempt) -> Result<Running, String> {
-        self.tell("start", &attempt).await?;
+        self.tell("start", &attempt, now()).await?;
         Ok(Running {
             recorder: self.clone(),
             attempt,
+            ended: false,
         })
     }
 
-    async fn tell(&self, event: &str, attempt: &Attempt) -> Result<(), String> {
-        let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    async fn tell(&self, event: &str, attempt: &Attempt, at: u64) -> Result<(), String> {
         let body = json!({
             "event": event,
             "group": attempt.group,
             "task": attempt.task,
             "attempt": attempt.number,
             "pod": self.pod,
-            "at": u64::try_from(at.unwrap_or_default().as_micros()).unwrap_or(u64::MAX),
+            "at": at,
         });
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
@@ -156,25 +164,48 @@ impl Recorder {
     }
 }
 
-/// An attempt whose end is recorded when this is dropped.
+/// An attempt that the recorder knows of.
 struct Running {
     recorder: Recorder,
     attempt: Attempt,
+    ended: bool,
+}
+
+impl Running {
+    /// Recorded before the worker is answered: when the next task starts, this one has ended.
+    async fn end(&mut self) {
+        self.ended = true;
+        said(self.recorder.tell("end", &self.attempt, now()).await, &self.attempt);
+    }
 }
 
 impl Drop for Running {
+    /// The worker hung up, and the server dropped the request.
     fn drop(&mut self) {
-        let (recorder, attempt) = (self.recorder.clone(), self.attempt.clone());
-        tokio::spawn(async move {
-            if let Err(error) = recorder.tell("end", &attempt).await {
-                tracing::warn!(
-                    error,
-                    task = attempt.task,
-                    "the end of an attempt could not be recorded"
-                );
-            }
-        });
+        if self.ended {
+            return;
+        }
+        let (recorder, attempt, at) = (self.recorder.clone(), self.attempt.clone(), now());
+        self.recorder
+            .ends
+            .spawn(async move { said(recorder.tell("end", &attempt, at).await, &attempt) });
     }
+}
+
+fn said(result: Result<(), String>, attempt: &Attempt) {
+    if let Err(error) = result {
+        tracing::warn!(
+            error,
+            task = attempt.task,
+            "the end of an attempt could not be recorded"
+        );
+    }
+}
+
+/// Microseconds since 1970.
+fn now() -> u64 {
+    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(at.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn variable(name: &str, default: &str) -> String {

@@ -11,3 +11,6 @@ mod support;
 
 mod bed;
 mod create;
+mod delete;
+mod drift;
+mod update;
