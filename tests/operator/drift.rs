@@ -1,6 +1,9 @@
 //! What is deleted or edited by hand is put back; and where nothing changed, nothing is written.
 
-use crate::bed::{Bed, workers};
+use crate::{
+    bed::{Bed, workers},
+    support::requests::Request,
+};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
@@ -188,7 +191,7 @@ fn written(bed: &Bed) -> Vec<String> {
         .api
         .requests_of(&bed.user_agent())
         .into_iter()
-        .filter(|request| request.is_write());
+        .filter(Request::is_write);
     requests
         .map(|request| {
             format!(

@@ -3,6 +3,7 @@
 
 use crate::bed::{Bed, http_handler, workers};
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
 fn settings(consumer: &Value) -> Value {
@@ -119,7 +120,7 @@ async fn env_and_the_handler_roll_the_pods_of_every_group_that_refers_to_it() {
     let spec = handler.spec.template.as_mut().unwrap();
     spec.spec["containers"][0]["image"] = json!("handler:v2");
     bed.handlers()
-        .replace("default", &Default::default(), &handler)
+        .replace("default", &PostParams::default(), &handler)
         .await
         .unwrap();
     for group in ["a", "b"] {
@@ -221,7 +222,7 @@ async fn groups_with_another_handler_are_left_alone() {
     let mut handler = bed.handlers().get("slow").await.unwrap();
     handler.spec.template.as_mut().unwrap().spec["containers"][0]["image"] = json!("slow:v2");
     bed.handlers()
-        .replace("slow", &Default::default(), &handler)
+        .replace("slow", &PostParams::default(), &handler)
         .await
         .unwrap();
     bed.until("the new image", || async {

@@ -1,4 +1,9 @@
 //! The worker against a real NATS server, as a process of its own, with handlers in the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it can't go on"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
