@@ -1,7 +1,7 @@
 //! Workers, handlers and brokers that die in the middle.
 
 use crate::{
-    bed::{Bed, Group, Worker, until},
+    bed::{Bed, Group, until},
     handler::{Handler, Hold, ok},
     numbers,
 };
@@ -215,7 +215,7 @@ async fn a_nats_that_lost_everything_is_worked_with_again_once_it_is_filled() {
     let group = Group::default();
     let bed = Bed::with(&group).await;
     let handler = Handler::start(|_| async { ok() }).await;
-    let worker: Worker = bed.ready_worker(&handler.url()).await;
+    let worker = bed.ready_worker(&handler.url()).await;
     bed.nats.wipe().await;
     bed.connected().await;
     worker.not_ready("NATS has no stream tg_crawl_acme").await;
