@@ -133,6 +133,25 @@ pub struct TaskGroupSpec {
     pub deletion_policy: DeletionPolicy,
 }
 
+impl TaskGroupSpec {
+    /// A spec with this concurrency, and the defaults for all else.
+    pub fn new(concurrency: i64) -> Self {
+        Self {
+            queue: None,
+            concurrency,
+            suspend: false,
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+            dead_letter: DeadLetter::default(),
+            env: Vec::new(),
+            handler_ref: HandlerRef::default(),
+            workers: Workers::default(),
+            storage: Storage::default(),
+            deletion_policy: DeletionPolicy::default(),
+        }
+    }
+}
+
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

@@ -3,7 +3,10 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::fmt;
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 /// One field that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,24 @@ pub fn overlay<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Valu
         }
     }
     Value::Object(config)
+}
+
+/// Tells two configurations apart within this process. What the server notes in the metadata for
+/// itself does not count: a list of streams lacks some of it.
+pub fn fingerprint(config: &Map<String, Value>) -> u64 {
+    let mut config = config.clone();
+    if let Some(Value::Object(metadata)) = config.get_mut("metadata") {
+        metadata.retain(|key, _| !key.starts_with("_nats."));
+    }
+    hash(&Value::Object(config))
+}
+
+/// A hash of a JSON value, for comparisons within this process.
+pub fn hash<T: Serialize>(value: &T) -> u64 {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// JetStream leaves out what is not set.

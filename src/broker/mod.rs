@@ -10,8 +10,10 @@ mod drift;
 mod error;
 mod events;
 
-pub use config::{ConsumerConfig, ConsumerInfo, Storage, StreamConfig, StreamInfo, StreamState, dead_letters};
+pub use config::{
+    ConsumerConfig, ConsumerInfo, Discard, Retention, Storage, StreamConfig, StreamInfo, StreamState, dead_letters,
+};
 pub use connection::{Broker, Link};
-pub use drift::{Difference, differences, overlay};
+pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, events};

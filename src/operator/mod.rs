@@ -1,8 +1,110 @@
-//! The operator.
-use crate::cli::OperatorArgs;
+//! The operator: keeps a stream, a consumer and a worker Deployment in step with every TaskGroup.
+//!
+//! A file per step of a reconcile (`reconcile` calls them in order): `observe` (I/O), `validate`,
+//! `desired` and `plan` (pure), `apply` (I/O), `status` and `notices` (pure); `ending` is what a
+//! deletion does. `backlog` counts tasks; `watch` says what is reconciled when; `known`, `written`
+//! and `retries` are what is remembered between two reconciles.
+
+pub mod apply;
+pub mod backlog;
+pub mod context;
+pub mod desired;
+pub mod ending;
+pub mod error;
+pub mod known;
+pub mod metrics;
+pub mod notices;
+pub mod observe;
+pub mod plan;
+pub mod reconcile;
+pub mod retries;
+pub mod startup;
+pub mod status;
+pub mod validate;
+pub mod watch;
+pub mod written;
+
+pub use context::Context;
+
+use crate::{
+    admin::{self, Readiness},
+    broker::Broker,
+    cli::OperatorArgs,
+    telemetry::LogFormat,
+};
+use anyhow::Context as _;
+use context::Settings;
+use desired::PodSettings;
+use metrics::Metrics;
+use prometheus_client::registry::Registry;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Runs the operator.
-pub async fn run(_args: OperatorArgs, _shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Runs the operator until `shutdown`; what is under way then is finished first.
+///
+/// # Errors
+/// Arguments that can't be used, or a Kubernetes configuration that can't be found. That Kubernetes
+/// or NATS can't be reached is no error: it waits for them.
+pub async fn run(args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = kube::Config::infer().await.context(
+        "no Kubernetes to talk to: run this in a pod with a service account, or set KUBECONFIG to a kubeconfig file",
+    )?;
+    let client = kube::Client::try_from(config).context("the Kubernetes configuration can't be used")?;
+    run_with(client, args, shutdown).await
+}
+
+/// Runs the operator against the given Kubernetes; see [`run`].
+///
+/// # Errors
+/// Arguments that can't be used.
+pub async fn run_with(client: kube::Client, args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::waiting("starting");
+    let app = admin::app(readiness.clone(), Arc::new(registry));
+    let address = admin::serve(app, args.serve.admin_addr, shutdown.clone()).await?;
+    tracing::info!(%address, instance = args.instance, "operator started");
+
+    let broker = Broker::connect(&args.nats, "operator").await?;
+    let crds = startup::wait_for_crds(&client, args.watch_namespace.as_deref(), &readiness);
+    tokio::select! {
+        () = crds => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    watch::run(
+        client,
+        broker.clone(),
+        settings(&args),
+        metrics,
+        &args,
+        readiness,
+        shutdown,
+    )
+    .await;
+    broker.close().await;
+    tracing::info!("operator stopped");
     Ok(())
+}
+
+fn settings(args: &OperatorArgs) -> Settings {
+    let nats_url = if args.worker_nats_url.is_empty() {
+        &args.nats.nats_url
+    } else {
+        &args.worker_nats_url
+    };
+    Settings {
+        instance: args.instance.clone(),
+        pods: PodSettings {
+            image: args.worker_image.clone(),
+            nats_url: nats_url.join(","),
+            nats_creds_secret: args.worker_nats_creds_secret.clone(),
+            log_format: match args.serve.log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        },
+        backlog_interval: Duration::from_secs(args.backlog_interval),
+        resync_interval: Duration::from_secs(args.resync_interval),
+        dead_letter_replicas: args.dead_letter_replicas,
+    }
 }

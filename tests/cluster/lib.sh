@@ -7,11 +7,18 @@ REPO=$(cd "$CLUSTER_SCRIPTS/../.." && pwd)
 source "$CLUSTER_SCRIPTS/versions.sh"
 
 CACHE=${TASKGROUP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/taskgroup}
+# Where cargo puts its output.
+TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 STATE=$REPO/target/cluster
 TOOLS_ENV=$STATE/tools.env
+# kubectl would fill ~/.kube/cache.
+export KUBECACHEDIR=$STATE/kubectl-cache
 
-say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
-warn() { printf '[%4ds] warning: %s\n' "$SECONDS" "$*" >&2; }
+# One clock for a script and the scripts it calls.
+export TASKGROUP_STARTED=${TASKGROUP_STARTED:-$EPOCHSECONDS}
+
+say() { printf '[%4ds] %s\n' $((EPOCHSECONDS - TASKGROUP_STARTED)) "$*"; }
+warn() { say "warning: $*" >&2; }
 # die MESSAGE [WHAT TO DO]...: every further argument is a line of help.
 die() {
   printf '\nerror: %s\n' "$1" >&2
@@ -50,6 +57,9 @@ with_progress() {
   say "  $what: done in $((SECONDS - start)) s"
 }
 
+# rust_host: the machine's target triple.
+rust_host() { rustc -vV | sed -n 's/^host: //p'; }
+
 # as_root COMMAND...: as root, by sudo when we are not. Fails where neither goes without a password prompt.
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
@@ -78,6 +88,13 @@ cluster_kind() {
   else
     echo local
   fi
+}
+
+# one_at_a_time: waits for another `up` or `down` of this checkout. The lock is held by descriptor 7.
+one_at_a_time() {
+  mkdir -p "$STATE"
+  exec 7>"$STATE/cluster.lock"
+  flock -n 7 || { say "waiting for another up or down of this checkout"; flock 7; }
 }
 
 # env_set KEY VALUE: one line of target/cluster/tools.env, which bash and the Rust tests read.

@@ -39,10 +39,7 @@ END
 }
 END
   serve containerd containerd --config "$LOCAL/containerd.toml"
-  until ctr version >/dev/null 2>&1; do
-    kill -0 "$containerd_pid" || die "containerd ended; its log: $LOCAL/logs/containerd.log"
-    sleep 0.1
-  done
+  until_answers ctr version -- containerd
   say "containerd is up ($snapshotter)"
   ctr -n k8s.io images import --snapshotter "$snapshotter" "$STATE/images/pause.tar" >/dev/null
 }

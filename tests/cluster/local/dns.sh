@@ -20,8 +20,7 @@ follow_services() {
         else
           printf '%s %s\n' "$address" "$name.$namespace.svc.cluster.local" >"/run/dns/$namespace.$name"
         fi
-        # shellcheck disable=SC2154  # set by serve
-        kill -HUP "$dns_pid"
+        kill -HUP "${pid_of[dns]}"
       done || true
     sleep 1
   done

@@ -5,7 +5,7 @@ start_control_plane() {
   serve etcd etcd --data-dir /var/lib/etcd --listen-client-urls http://127.0.0.1:2379 \
     --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
   serve kube-apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 \
-    --bind-address "$NODE_IP" --advertise-address "$NODE_IP" --secure-port $API_PORT \
+    --bind-address "$NODE_IP" --advertise-address "$NODE_IP" --secure-port "$API_PORT" \
     --tls-cert-file "$certificates/apiserver.crt" --tls-private-key-file "$certificates/apiserver.key" \
     --client-ca-file "$certificates/ca.crt" --authorization-mode RBAC --allow-privileged \
     --kubelet-client-certificate "$certificates/admin.crt" --kubelet-client-key "$certificates/admin.key" \
@@ -13,14 +13,7 @@ start_control_plane() {
     --service-account-key-file "$certificates/service-accounts.key" \
     --service-account-signing-key-file "$certificates/service-accounts.key" \
     --service-account-issuer https://kubernetes.default.svc.cluster.local
-  local server
-  until "$KUBECTL" get --raw /readyz >/dev/null 2>&1; do
-    for server in etcd kube-apiserver; do
-      local pid=${server//-/_}_pid
-      kill -0 "${!pid}" || die "$server ended; its log: $LOCAL/logs/$server.log"
-    done
-    sleep 0.2
-  done
+  until_answers "$KUBECTL" get --raw /readyz -- etcd kube-apiserver
   say "kube-apiserver is ready"
   serve kube-controller-manager kube-controller-manager --kubeconfig "$KUBECONFIG" --leader-elect=false \
     --bind-address 127.0.0.1 --port 0 --root-ca-file "$certificates/ca.crt" \
@@ -46,6 +39,8 @@ clusterDomain: cluster.local
 resolvConf: $LOCAL/resolv.conf
 volumePluginDir: /var/lib/kubelet/volume-plugins
 maxPods: 250
+# The node says that it is ready within a second, not within ten.
+nodeStatusUpdateFrequency: 1s
 failSwapOn: false
 oomScoreAdj: 0
 # The machine's disk and memory are not ours to guard, and an image that is thrown away cannot be pulled again.
@@ -54,12 +49,12 @@ evictionHard: {}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 END
-  serve kubelet kubelet --config "$LOCAL/kubelet.yaml" --kubeconfig "$KUBECONFIG" --hostname-override $NODE_NAME \
+  serve kubelet kubelet --config "$LOCAL/kubelet.yaml" --kubeconfig "$KUBECONFIG" --hostname-override "$NODE_NAME" \
     --node-ip "$NODE_IP" --root-dir /var/lib/kubelet --cert-dir /var/lib/kubelet/pki \
     --container-runtime remote --container-runtime-endpoint unix:///run/containerd/containerd.sock \
     --pod-infra-container-image "$PAUSE_IMAGE"
   # The limits on connections are the machine's, not the node's to change: 0 leaves them.
-  serve kube-proxy kube-proxy --kubeconfig "$KUBECONFIG" --hostname-override $NODE_NAME --proxy-mode iptables \
+  serve kube-proxy kube-proxy --kubeconfig "$KUBECONFIG" --hostname-override "$NODE_NAME" --proxy-mode iptables \
     --cluster-cidr "$POD_CIDR" --bind-address "$NODE_IP" --metrics-bind-address 127.0.0.1 --oom-score-adj 0 \
     --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0s --conntrack-tcp-timeout-close-wait 0s
 }

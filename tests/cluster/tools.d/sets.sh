@@ -115,8 +115,11 @@ set_deny() {
   require_rust
   local root=$CACHE/cargo-deny-$CARGO_DENY_VERSION
   if [ ! -x "$root/bin/cargo-deny" ]; then
-    with_progress "building cargo-deny $CARGO_DENY_VERSION, once for this cache (about 4 minutes on 2 cores)" \
-      cargo install cargo-deny --locked --version "$CARGO_DENY_VERSION" --root "$root" --target-dir "$SCRATCH/cargo-deny" --no-default-features
+    say "cargo-deny is built once for this cache: about 1 minute on 2 cores"
+    # Without optimisation: it reads a few hundred manifests, which takes no time either way.
+    with_progress "building cargo-deny $CARGO_DENY_VERSION" \
+      env CARGO_PROFILE_DEV_DEBUG=false cargo install cargo-deny --locked --version "$CARGO_DENY_VERSION" --debug \
+      --no-default-features --root "$root" --target-dir "$SCRATCH/cargo-deny"
   fi
   env_set CARGO_DENY "$root/bin/cargo-deny"
 }

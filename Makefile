@@ -1,0 +1,52 @@
+# `make help` lists what there is. The work is done by the scripts in tests/cluster/, each with a --help of its own.
+
+SCRIPTS := tests/cluster
+# For bench-reconcile: the number of TaskGroups.
+N ?= 300
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test lint crds image cluster-up cluster-down bench-reconcile tools deny clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## The two queues problem, live, in a cluster on this machine
+	@$(SCRIPTS)/demo
+
+demo-down: cluster-down ## Remove everything that the demo brought up
+
+test: ## Every test, the end-to-end one in a cluster of its own
+	@$(SCRIPTS)/tools api node image
+	@$(SCRIPTS)/run-tests
+
+lint: ## Format check, and clippy with warnings as errors
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+crds: ## Write crds/ from the Rust types
+	cargo run --quiet --locked -- crds --dir crds
+
+image: ## Build the container images into target/cluster/images
+	@$(SCRIPTS)/tools image
+	@$(SCRIPTS)/image taskgroup handler
+
+cluster-up: ## Bring up a Kubernetes (CLUSTER=existing, kind or local; see tests/cluster/README.md)
+	@$(SCRIPTS)/tools node image
+	@$(SCRIPTS)/up
+
+cluster-down: ## Take it down again
+	@$(SCRIPTS)/down
+
+bench-reconcile: ## From applied TaskGroups to running pipelines: time and requests against the floor (N=300)
+	@$(SCRIPTS)/tools api
+	@N=$(N) $(SCRIPTS)/release bench --bench reconcile
+
+tools: ## Get everything that the tests need (kept in ~/.cache/taskgroup)
+	@$(SCRIPTS)/tools api node image
+
+deny: ## Check the licences and the sources of the dependencies
+	@$(SCRIPTS)/tools deny
+	@$(SCRIPTS)/check-licences
+
+clean: cluster-down ## Remove what was built here; the cache of tools stays
+	cargo clean

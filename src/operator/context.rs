@@ -1,0 +1,189 @@
+//! What all reconciles share.
+
+use super::{
+    backlog::{self, Backlog},
+    desired::PodSettings,
+    known::Known,
+    metrics::Metrics,
+    retries::Retries,
+    validate,
+    written::Written,
+};
+use crate::{
+    api::{TaskGroup, TaskHandler},
+    broker::{self, Broker, BrokerError},
+    names::{DEAD_STREAM, StreamName},
+};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Client, Resource, ResourceExt,
+    runtime::{
+        events::{Event, Recorder},
+        reflector::{ObjectRef, Store},
+    },
+};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Settings of this installation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name.
+    pub instance: String,
+    /// What its worker pods have in common.
+    pub pods: PodSettings,
+    /// Time between two sweeps over the backlog.
+    pub backlog_interval: Duration,
+    /// Time after which a group that nothing happened to is checked in full.
+    pub resync_interval: Duration,
+    /// Copies of the dead-letter stream.
+    pub dead_letter_replicas: u8,
+}
+
+/// What all reconciles share.
+pub struct Context {
+    /// Kubernetes.
+    pub client: Client,
+    /// NATS.
+    pub broker: Broker,
+    /// Settings of this installation.
+    pub settings: Settings,
+    /// All TaskGroups, as the watch shows them.
+    pub groups: Store<TaskGroup>,
+    /// All TaskHandlers.
+    pub handlers: Store<TaskHandler>,
+    /// All worker Deployments.
+    pub deployments: Store<Deployment>,
+    /// TaskGroups that we wrote.
+    pub written_groups: Written<TaskGroup>,
+    /// Deployments that we wrote.
+    pub written_deployments: Written<Deployment>,
+    /// What we know of the broker.
+    pub known: Known,
+    /// What is to be said about the backlog.
+    pub backlog: Backlog,
+    /// Who failed how often.
+    pub retries: Retries,
+    /// What is counted.
+    pub metrics: Metrics,
+    generations: Mutex<HashMap<String, i64>>,
+    recorder: Recorder,
+    triggers: UnboundedSender<ObjectRef<TaskGroup>>,
+}
+
+/// What the watches show.
+pub struct Stores {
+    /// All TaskGroups.
+    pub groups: Store<TaskGroup>,
+    /// All TaskHandlers.
+    pub handlers: Store<TaskHandler>,
+    /// All worker Deployments.
+    pub deployments: Store<Deployment>,
+}
+
+impl Context {
+    /// Everything together; what is sent to `triggers` is reconciled.
+    pub fn new(
+        client: Client,
+        broker: Broker,
+        settings: Settings,
+        stores: Stores,
+        metrics: Metrics,
+        triggers: UnboundedSender<ObjectRef<TaskGroup>>,
+    ) -> Self {
+        Self {
+            recorder: Recorder::new(client.clone(), "taskgroup-operator".into()),
+            client,
+            broker,
+            settings,
+            groups: stores.groups,
+            handlers: stores.handlers,
+            deployments: stores.deployments,
+            written_groups: Written::default(),
+            written_deployments: Written::default(),
+            known: Known::default(),
+            backlog: Backlog::default(),
+            retries: Retries::default(),
+            metrics,
+            generations: Mutex::default(),
+            triggers,
+        }
+    }
+
+    /// Has a group reconciled soon.
+    pub fn trigger(&self, group: ObjectRef<TaskGroup>) {
+        // Nobody listens any more only when the operator stops.
+        let _ = self.triggers.send(group);
+    }
+
+    /// Has all groups reconciled soon that have this stream, or want it.
+    pub fn trigger_stream(&self, stream: &StreamName) {
+        for group in backlog::groups_of(&self.groups.state(), stream) {
+            self.trigger(group);
+        }
+    }
+
+    /// Has all groups reconciled soon.
+    pub fn trigger_all(&self) {
+        for group in self.groups.state() {
+            self.trigger(ObjectRef::from_obj(group.as_ref()));
+        }
+    }
+
+    /// The generation of a group's Deployment that was seen in step with what we applied last.
+    pub fn known_generation(&self, group_uid: &str) -> Option<i64> {
+        self.generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(group_uid)
+            .copied()
+    }
+
+    /// A group's Deployment is in step at this generation.
+    pub fn remember_generation(&self, group_uid: &str, generation: i64) {
+        self.generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(group_uid.to_owned(), generation);
+    }
+
+    /// Forgets a group that is gone. Others may have waited for its queue.
+    pub fn forget(&self, group: &TaskGroup) {
+        let stream = validate::queue(group).stream();
+        self.known.remove(&stream);
+        self.backlog.remove(&stream);
+        if let Some(uid) = group.uid() {
+            self.generations
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&uid);
+        }
+    }
+
+    /// Publishes Events about a group. One that can't be published is logged: it must not stop the work.
+    pub async fn publish(&self, group: &TaskGroup, events: Vec<Event>) {
+        for event in events {
+            if let Err(error) = self.recorder.publish(&event, &group.object_ref(&())).await {
+                tracing::warn!(%error, reason = event.reason, "an Event can't be published");
+            }
+        }
+    }
+
+    /// Makes the stream of the dead letters where it is missing. One that exists is left as it is: it
+    /// may be shared with other installations.
+    ///
+    /// # Errors
+    /// What the broker says.
+    pub async fn ensure_dead_letter_stream(&self) -> Result<(), BrokerError> {
+        if self.broker.stream(&StreamName::from(DEAD_STREAM)).await?.is_none() {
+            let config = broker::dead_letters(&self.settings.instance, self.settings.dead_letter_replicas);
+            self.broker.create_stream(&config).await?;
+            tracing::info!("stream {DEAD_STREAM} made");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! What can go wrong while a change is made, as the reason and message of a condition.
+
+use crate::broker::{BrokerError, code};
+
+/// A change that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// In the broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// In Kubernetes.
+    #[error("{doing}: {}", plain(.source))]
+    Kube {
+        /// What we were doing, for example `apply Deployment crawl/acme-workers`.
+        doing: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+}
+
+impl ApplyError {
+    /// A failed request to the API server.
+    pub fn kube(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Kube {
+            doing,
+            source: Box::new(source),
+        }
+    }
+
+    /// One word in CamelCase, for a condition's `reason`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Broker(error) => broker_reason(error),
+            Self::Kube { source, .. } => kube_reason(source),
+        }
+    }
+
+    /// What is in the way and what to do about it, for a condition's `message`.
+    pub fn advice(&self) -> String {
+        let fix = match self.reason() {
+            "InvalidTemplate" => "correct spec.template of the TaskHandler",
+            "Forbidden" => "the operator's role lacks this: install the roles anew with `kubectl apply -k deploy/`",
+            "QuotaExceeded" => "raise the namespace's ResourceQuota or remove something from it",
+            "NamespaceTerminating" => "the namespace is being deleted: nothing new can be made in it",
+            "OutOfSpace" => {
+                "free space, raise JetStream's limits, or lower spec.storage.maxBytes; it is tried again by itself"
+            }
+            "ReplicasNotSupported" => "lower spec.storage.replicas, or run as many NATS servers",
+            "SubjectsTaken" => "another stream listens to these subjects: delete it or change its subjects",
+            "KubernetesUnreachable" | "KubernetesError" | "Conflict" => "it is tried again by itself",
+            _ => return self.to_string(),
+        };
+        format!("{self}; {fix}")
+    }
+
+    /// Whether only somebody's change helps, so that the group counts as stalled.
+    pub fn is_stalled(&self) -> bool {
+        matches!(
+            self.reason(),
+            "InvalidTemplate" | "ReplicasNotSupported" | "SubjectsTaken" | "JetStreamRefused"
+        )
+    }
+}
+
+/// The reason for an error of the broker.
+pub fn broker_reason(error: &BrokerError) -> &'static str {
+    match error {
+        BrokerError::Unreachable { .. } => "NatsUnreachable",
+        BrokerError::NoJetStream { .. } => "NoJetStream",
+        BrokerError::TooOld { .. } => "NatsTooOld",
+        BrokerError::Unreadable { .. } => "JetStreamUnreadable",
+        error if error.is_out_of_space() => "OutOfSpace",
+        error if error.is(code::REPLICAS_NOT_SUPPORTED) || error.is(code::NO_PEERS) => "ReplicasNotSupported",
+        error if error.is(code::SUBJECT_OVERLAP) => "SubjectsTaken",
+        BrokerError::Refused { .. } => "JetStreamRefused",
+    }
+}
+
+/// What the API server said, without the dump that kube's own text adds.
+pub fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn kube_reason(error: &kube::Error) -> &'static str {
+    let kube::Error::Api(status) = error else {
+        return "KubernetesUnreachable";
+    };
+    let says = |text: &str| status.message.contains(text);
+    match status.code {
+        403 if says("because it is being terminated") => "NamespaceTerminating",
+        403 if says("exceeded quota") => "QuotaExceeded",
+        401 | 403 => "Forbidden",
+        409 => "Conflict",
+        400 | 422 => "InvalidTemplate",
+        // How server-side apply of Kubernetes 1.20 calls a field that does not exist or has the wrong type.
+        500 if says("failed to create typed patch object") => "InvalidTemplate",
+        _ => "KubernetesError",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn api(code: u16, message: &str) -> ApplyError {
+        let status = Status::failure(message, "").with_code(code);
+        ApplyError::kube("apply Deployment a/b")(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn an_error_has_a_reason_and_says_what_to_do() {
+        for (error, reason, fix) in [
+            (
+                api(422, "spec.template.spec.containers[0].image: Required value"),
+                "InvalidTemplate",
+                "correct spec.template",
+            ),
+            (
+                api(500, "failed to create typed patch object: .spec.foo"),
+                "InvalidTemplate",
+                "correct spec.template",
+            ),
+            (
+                api(403, "deployments.apps is forbidden"),
+                "Forbidden",
+                "kubectl apply -k deploy/",
+            ),
+            (api(403, "exceeded quota: q"), "QuotaExceeded", "ResourceQuota"),
+            (
+                api(403, "unable to create new content because it is being terminated"),
+                "NamespaceTerminating",
+                "deleted",
+            ),
+            (api(503, "try later"), "KubernetesError", "tried again by itself"),
+        ] {
+            assert_eq!(error.reason(), reason);
+            let advice = error.advice();
+            assert!(
+                advice.starts_with("apply Deployment a/b: ") && advice.contains(fix),
+                "{advice}"
+            );
+        }
+    }
+}

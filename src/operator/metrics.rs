@@ -1,0 +1,88 @@
+//! The operator's Prometheus metrics.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// What the operator counts.
+pub struct Metrics {
+    /// Reconciles by how they ended.
+    pub reconciles: Family<Outcome, Counter>,
+    /// How long they took.
+    pub duration: Histogram,
+    /// Changes made, by the kind of the object.
+    pub changes: Family<Object, Counter>,
+    /// TaskGroups by their `Ready` condition.
+    pub groups: Family<Ready, Gauge>,
+    /// Whether NATS is connected.
+    pub nats_up: Gauge,
+}
+
+/// How a reconcile ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `success` or `error`.
+    pub result: &'static str,
+}
+
+/// The kind of a changed object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Object {
+    /// `stream`, `consumer` or `deployment`.
+    pub object: &'static str,
+}
+
+/// A `Ready` condition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Ready {
+    /// `true`, `false`, or `unknown` where there is none yet.
+    pub ready: &'static str,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            reconciles: Family::default(),
+            // 1 ms to about 16 s.
+            duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            changes: Family::default(),
+            groups: Family::default(),
+            nats_up: Gauge::default(),
+        };
+        registry.register(
+            "taskgroup_operator_reconciles",
+            "Reconciles of TaskGroups, by how they ended",
+            metrics.reconciles.clone(),
+        );
+        registry.register_with_unit(
+            "taskgroup_operator_reconcile_duration",
+            "How long a reconcile takes",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "taskgroup_operator_changes",
+            "Changes made to streams, consumers and Deployments",
+            metrics.changes.clone(),
+        );
+        registry.register(
+            "taskgroup_operator_groups",
+            "TaskGroups, by their Ready condition",
+            metrics.groups.clone(),
+        );
+        registry.register(
+            "taskgroup_operator_nats_up",
+            "Whether the operator is connected to NATS (1) or not (0)",
+            metrics.nats_up.clone(),
+        );
+        metrics
+    }
+}

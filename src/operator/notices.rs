@@ -1,0 +1,86 @@
+//! Pure: which Kubernetes Events tell the user what happened.
+
+use super::{
+    apply::{Applied, Outcome},
+    status::find,
+};
+use crate::{
+    api::{ConditionStatus, ConditionType, TaskGroupStatus},
+    names::StreamName,
+};
+use kube::runtime::events::{Event, EventType};
+
+/// Reasons that pass by themselves within moments, and are no news.
+const PASSING: [&str; 3] = ["RollingOut", "WaitingForStream", "WaitingForHandler"];
+
+/// What a reconcile has to tell: what it changed on a group that stood already, and how `Ready` turned.
+pub fn notices(before: &TaskGroupStatus, after: &TaskGroupStatus, outcome: &Outcome) -> Vec<Event> {
+    let mut events = Vec::new();
+    let changes: Vec<&str> = outcome
+        .parts()
+        .into_iter()
+        .filter_map(|part| match part {
+            Applied::Changed(what) => Some(what.as_str()),
+            _ => None,
+        })
+        .collect();
+    if !changes.is_empty() && before.observed_generation.is_some() {
+        // Without a change of the spec, it was somebody else's change that was undone.
+        let reason = if before.observed_generation == after.observed_generation {
+            "Repaired"
+        } else {
+            "Updated"
+        };
+        events.push(event(EventType::Normal, reason, "Apply", changes.join("; ")));
+    }
+    events.extend(transitions(before, after));
+    events
+}
+
+/// How `Ready` turned, if it did.
+pub fn transitions(before: &TaskGroupStatus, after: &TaskGroupStatus) -> Vec<Event> {
+    let Some(now) = find(after, ConditionType::Ready) else {
+        return Vec::new();
+    };
+    let was = find(before, ConditionType::Ready);
+    if was.is_some_and(|was| was.status == now.status && was.reason == now.reason) {
+        return Vec::new();
+    }
+    let type_ = match now.status {
+        ConditionStatus::True => EventType::Normal,
+        _ if PASSING.contains(&now.reason.as_str()) => return Vec::new(),
+        _ => EventType::Warning,
+    };
+    vec![event(type_, &now.reason, "Reconcile", now.message.clone())]
+}
+
+/// That a stream was deleted with its group.
+pub fn deleted(stream: &StreamName) -> Event {
+    event(
+        EventType::Normal,
+        "Deleted",
+        "Delete",
+        format!("stream {stream} and what was in it are deleted"),
+    )
+}
+
+fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
+    /// The API's bound of a note, in bytes.
+    const MAX_NOTE: usize = 1024;
+    let mut note = note;
+    if note.len() > MAX_NOTE {
+        let end = (0..=MAX_NOTE - 3)
+            .rev()
+            .find(|end| note.is_char_boundary(*end))
+            .unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: action.to_owned(),
+        secondary: None,
+    }
+}

@@ -1,0 +1,280 @@
+//! What is reconciled when: changes of TaskGroups, TaskHandlers and Deployments, of streams and
+//! consumers, of the backlog, and of the connection to NATS.
+
+use super::{
+    backlog,
+    context::{Context, Settings, Stores},
+    error::ApplyError,
+    metrics::{self, Metrics},
+    observe,
+    reconcile::{self, Next},
+    startup::scoped,
+    status::find,
+};
+use crate::{
+    admin::Readiness,
+    api::{ConditionStatus, ConditionType, TaskGroup, TaskHandler},
+    broker::{self, Broker, BrokerError, BrokerEvent},
+    cli::OperatorArgs,
+    names::FIELD_MANAGER,
+};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Client, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        controller::{self, Action, Controller},
+        reflector::{self, ObjectRef, Store, store::Writer},
+        watcher,
+    },
+};
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// How long NATS may be away before the groups say so: a restart is not worth thousands of writes.
+const NATS_GRACE: Duration = Duration::from_secs(5);
+
+/// A request that was heard is under way: look once more when it must be through.
+const LOOK_TWICE: Duration = Duration::from_secs(1);
+
+/// Pages of a first list.
+const PAGE: u32 = 500;
+
+/// Runs the controller until `shutdown`.
+pub async fn run(
+    client: Client,
+    broker: Broker,
+    settings: Settings,
+    metrics: Metrics,
+    args: &OperatorArgs,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    let namespace = args.watch_namespace.as_deref();
+    let (triggers, triggered) = mpsc::unbounded_channel();
+    let (groups, group_writer) = reflector::store();
+    let (handlers, handler_writer) = reflector::store();
+    let (deployments, deployment_writer) = reflector::store();
+    let stores = Stores {
+        groups: groups.clone(),
+        handlers,
+        deployments,
+    };
+    let ctx = Arc::new(Context::new(
+        client.clone(),
+        broker,
+        settings,
+        stores,
+        metrics,
+        triggers,
+    ));
+
+    let group_stream = watch_groups(&client, namespace, group_writer, ctx.clone());
+    let handler_stream = watcher(
+        scoped::<TaskHandler>(&client, namespace),
+        watcher::Config::default().page_size(PAGE),
+    )
+    .default_backoff()
+    .modify(|handler| handler.managed_fields_mut().clear())
+    .reflect(handler_writer)
+    .touched_objects();
+    let deployment_stream = watch_deployments(&client, namespace, deployment_writer, ctx.clone());
+
+    let mut background = JoinSet::new();
+    background.spawn(backlog::run(ctx.clone()));
+    background.spawn(follow_link(ctx.clone(), readiness));
+    background.spawn(follow_events(ctx.clone()));
+    background.spawn(count_groups(ctx.clone()));
+
+    let controller = Controller::for_stream(group_stream, groups.clone())
+        .with_config(controller::Config::default().concurrency(args.concurrency))
+        .owns_stream(deployment_stream)
+        .watches_stream(handler_stream, move |handler| users_of(&groups, &handler))
+        .reconcile_on(UnboundedReceiverStream::new(triggered))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(measured, on_error, ctx.clone());
+    controller
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(%error, "controller");
+            }
+        })
+        .await;
+    background.shutdown().await;
+}
+
+fn watch_groups(
+    client: &Client,
+    namespace: Option<&str>,
+    writer: Writer<TaskGroup>,
+    ctx: Arc<Context>,
+) -> impl Stream<Item = Result<TaskGroup, watcher::Error>> + Send + use<> {
+    let config = watcher::Config::default().page_size(PAGE);
+    watcher(scoped::<TaskGroup>(client, namespace), config)
+        .default_backoff()
+        .modify(|group| group.managed_fields_mut().clear())
+        .reflect(writer)
+        .inspect(move |event| {
+            let Ok(event) = event else { return };
+            ctx.written_groups.watched(event);
+            // Whoever waits for the queue of a group that goes or gives way is looked at.
+            if let watcher::Event::Apply(group) | watcher::Event::Delete(group) = event {
+                for rival in observe::rivals(&ctx.groups.state(), group) {
+                    ctx.trigger(rival);
+                }
+            }
+        })
+        .touched_objects()
+}
+
+fn watch_deployments(
+    client: &Client,
+    namespace: Option<&str>,
+    writer: Writer<Deployment>,
+    ctx: Arc<Context>,
+) -> impl Stream<Item = Result<Deployment, watcher::Error>> + Send + use<> {
+    let ours = format!("app.kubernetes.io/managed-by={FIELD_MANAGER}");
+    let config = watcher::Config::default().labels(&ours).page_size(PAGE);
+    watcher(scoped::<Deployment>(client, namespace), config)
+        .default_backoff()
+        .modify(|deployment| deployment.managed_fields_mut().clear())
+        .reflect(writer)
+        .inspect(move |event| {
+            if let Ok(event) = event {
+                ctx.written_deployments.watched(event);
+            }
+        })
+        .touched_objects()
+}
+
+fn users_of(groups: &Store<TaskGroup>, handler: &TaskHandler) -> Vec<ObjectRef<TaskGroup>> {
+    groups
+        .state_filter(|group| {
+            group.namespace() == handler.namespace() && group.spec.handler_ref.name == handler.name_any()
+        })
+        .into_iter()
+        .map(|group| ObjectRef::from_obj(group.as_ref()))
+        .collect()
+}
+
+/// A reconcile with its metrics around it.
+async fn measured(group: Arc<TaskGroup>, ctx: Arc<Context>) -> Result<Action, ApplyError> {
+    let start = Instant::now();
+    let result = reconcile::reconcile(group, ctx.clone()).await;
+    let label = if result.is_ok() { "success" } else { "error" };
+    ctx.metrics
+        .reconciles
+        .get_or_create(&metrics::Outcome { result: label })
+        .inc();
+    ctx.metrics.duration.observe(start.elapsed().as_secs_f64());
+    result
+}
+
+#[allow(clippy::needless_pass_by_value)] // the controller's signature
+fn on_error(group: Arc<TaskGroup>, error: &ApplyError, ctx: Arc<Context>) -> Action {
+    tracing::warn!(group = %reconcile::name(&group), reason = error.reason(), "{}", error.advice());
+    let (namespace, name) = (group.namespace().unwrap_or_default(), group.name_any());
+    ctx.retries
+        .action(&namespace, &name, Next::BackOff, ctx.settings.resync_interval)
+}
+
+/// Says whether we are ready, and has all groups looked at when NATS came back (anything may have
+/// changed, or all be lost) or stays away (they say so).
+async fn follow_link(ctx: Arc<Context>, readiness: Readiness) {
+    let mut link = ctx.broker.link();
+    loop {
+        let now = *link.borrow_and_update();
+        ctx.metrics.nats_up.set(i64::from(now.up));
+        if now.up {
+            ctx.known.all_changed();
+            ctx.trigger_all();
+            prepare(&ctx, &readiness, &mut link).await;
+        } else {
+            readiness.not_ready(unreachable(&ctx));
+            tokio::select! {
+                _ = link.changed() => continue,
+                () = tokio::time::sleep(NATS_GRACE) => ctx.trigger_all(),
+            }
+        }
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn unreachable(ctx: &Context) -> String {
+    ctx.broker
+        .check()
+        .err()
+        .map_or_else(|| "NATS came back".to_owned(), |error: BrokerError| error.to_string())
+}
+
+/// Makes the dead-letter stream; ready once it is there. Returns early when the link changes.
+async fn prepare(ctx: &Context, readiness: &Readiness, link: &mut tokio::sync::watch::Receiver<broker::Link>) {
+    loop {
+        match ctx.ensure_dead_letter_stream().await {
+            Ok(()) => return readiness.ready(),
+            Err(error) => {
+                tracing::warn!("waiting: {error}");
+                readiness.not_ready(error.to_string());
+            }
+        }
+        let now = *link.borrow();
+        tokio::select! {
+            _ = link.wait_for(|link| *link != now) => return,
+            () = tokio::time::sleep(NATS_GRACE) => {}
+        }
+    }
+}
+
+/// Has those groups looked at whose stream or consumer somebody else changed.
+async fn follow_events(ctx: Arc<Context>) {
+    let mut events = match broker::events(&ctx.broker).await {
+        Ok(events) => Box::pin(events),
+        Err(error) => return tracing::error!(%error, "advisories can't be heard"),
+    };
+    while let Some(BrokerEvent::Changed(stream)) = events.next().await {
+        tracing::debug!(%stream, "somebody changed it");
+        look_at(&ctx, &stream);
+        let ctx = ctx.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LOOK_TWICE).await;
+            look_at(&ctx, &stream);
+        });
+    }
+}
+
+fn look_at(ctx: &Context, stream: &crate::names::StreamName) {
+    ctx.known.changed(stream);
+    ctx.trigger_stream(stream);
+}
+
+/// Counts the groups for the metrics, now and then.
+async fn count_groups(ctx: Arc<Context>) {
+    static LABELS: OnceLock<[metrics::Ready; 3]> = OnceLock::new();
+    let labels = LABELS.get_or_init(|| ["true", "false", "unknown"].map(|ready| metrics::Ready { ready }));
+    loop {
+        let mut counts = [0_i64; 3];
+        for group in ctx.groups.state() {
+            let ready = group
+                .status
+                .as_ref()
+                .and_then(|status| find(status, ConditionType::Ready));
+            counts[match ready.map(|condition| condition.status) {
+                Some(ConditionStatus::True) => 0,
+                Some(_) => 1,
+                None => 2,
+            }] += 1;
+        }
+        for (label, count) in labels.iter().zip(counts) {
+            ctx.metrics.groups.get_or_create(label).set(count);
+        }
+        tokio::time::sleep(ctx.settings.backlog_interval).await;
+    }
+}
