@@ -36,19 +36,29 @@ have() { command -v "$1" >/dev/null 2>&1; }
 version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
 
 # with_progress WHAT COMMAND...: runs a long quiet command with its output in a log, and says every 20 s that it
-# still works. On failure shows the end of the log.
+# still works. On failure shows the end of the log. Ctrl-C ends the command and all its children.
 with_progress() {
-  local what=$1 start=$SECONDS log pid status=0
+  local what=$1 start=$SECONDS log pid ticker status=0
   shift
   mkdir -p "$STATE/logs"
   log=$STATE/logs/$(printf '%s' "$what" | tr -cs 'a-zA-Z0-9.' '-').log
   say "$what …"
+  # Job control gives the command a process group of its own, to be ended as a whole.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!
-  while kill -0 "$pid" 2>/dev/null; do
-    # Wakes as soon as the command ends, and every 20 s to show that it is alive.
-    timeout 20 tail --pid="$pid" -f /dev/null || say "  $what: $((SECONDS - start)) s so far (log: $log)"
+  set +m
+  trap 'kill -TERM -- "-$pid" 2>/dev/null; kill "$ticker" 2>/dev/null; exit 130' INT TERM
+  while :; do
+    # Without the locks (7 and 8), which would outlive us.
+    sleep 20 7>&- 8>&- &
+    ticker=$!
+    wait -n "$pid" "$ticker" || true
+    kill -0 "$pid" 2>/dev/null || break
+    say "  $what: $((SECONDS - start)) s so far (log: $log)"
   done
+  kill "$ticker" 2>/dev/null || true
+  trap - INT TERM
   wait "$pid" || status=$?
   if [ "$status" -ne 0 ]; then
     tail -n 30 "$log" >&2

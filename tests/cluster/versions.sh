@@ -5,6 +5,8 @@
 # From this Debian release, on any Debian. Upstream versions: Debian's security revisions of them are welcome.
 DEBIAN_SUITE=bookworm
 KUBERNETES_VERSION=1.20.2
+# Raised when the way it is built changes.
+KUBERNETES_BUILD=2
 ETCD_VERSION=3.4.23
 GO_VERSION=1.19
 CONTAINERD_VERSION=1.6.20

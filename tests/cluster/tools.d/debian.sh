@@ -45,7 +45,7 @@ private_apt_ready() {
   local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
   mirror=$(debian_mirror)
   [ -n "$mirror" ] || explain_no_build "no Debian mirror is known on this machine: set TASKGROUP_DEBIAN_MIRROR to one's URL"
-  [ -f "$keyring" ] || install_package no-such-command debian-archive-keyring
+  [ -f "$keyring" ] || with_progress "apt-get install debian-archive-keyring" apt_install debian-archive-keyring
   mkdir -p "$SCRATCH/apt/lists/partial" "$SCRATCH/apt/cache/archives/partial"
   printf '%s [signed-by=%s] %s %s main\n' deb "$keyring" "$mirror" "$DEBIAN_SUITE" \
     deb-src "$keyring" "$mirror" "$DEBIAN_SUITE" >"$SCRATCH/apt/sources.list"

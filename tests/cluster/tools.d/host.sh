@@ -10,9 +10,7 @@ install_package() {
     "Install it with your system's package manager and run this again."
   can_be_root || die "the program \"$command\" is missing, and only root can install it" \
     "Run: sudo apt-get install $*"
-  if ! with_progress "apt-get install $*" apt_install "$@"; then
-    die "apt-get could not install $*" "Try it by hand: apt-get update && apt-get install $*"
-  fi
+  with_progress "apt-get install $*" apt_install "$@"
 }
 
 apt_install() {

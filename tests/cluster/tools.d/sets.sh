@@ -105,8 +105,8 @@ set_image() {
     env_set IMAGE_BUILDER docker
     return
   fi
-  can_be_root || have buildah || die "no docker engine answers, and only root can install buildah" \
-    "Start docker, or run: sudo apt-get install buildah"
+  can_be_root || die "no docker engine answers, and buildah needs root, which this user cannot become without a password" \
+    "Start docker, or allow this user sudo without a password."
   install_package buildah buildah
   env_set IMAGE_BUILDER buildah
 }
