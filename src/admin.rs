@@ -12,6 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Whether this process can do its work, and if not, why not. Cheap to clone; all clones are one.
@@ -60,19 +61,31 @@ pub fn app(readiness: Readiness, registry: Arc<Registry>) -> Router {
 /// # Errors
 /// An address that can't be listened on.
 pub async fn serve(app: Router, addr: SocketAddr, shutdown: CancellationToken) -> anyhow::Result<SocketAddr> {
+    Ok(start(app, addr, shutdown).await?.0)
+}
+
+/// As [`serve`], with the server's task: it ends when, after `shutdown`, all that was asked is answered.
+///
+/// # Errors
+/// An address that can't be listened on.
+pub async fn start(
+    app: Router,
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
     let listener = tokio::net::TcpListener::bind(addr).await.map_err(|error| {
         anyhow::anyhow!(
             "--admin-addr: can't listen on {addr}: {error}; name a free address, for example 127.0.0.1:9797"
         )
     })?;
     let bound = listener.local_addr()?;
-    tokio::spawn(async move {
+    let server = tokio::spawn(async move {
         let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
         if let Err(error) = server.await {
             tracing::error!(%error, "the admin server ended");
         }
     });
-    Ok(bound)
+    Ok((bound, server))
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {

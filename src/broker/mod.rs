@@ -1,7 +1,8 @@
 //! JetStream: the only place that knows the NATS client library.
 //!
 //! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
-//! `api` asks the server, `events` hears what others change, `pull` is the worker's side.
+//! `api` asks the server, `events` hears what others change, `pull` and `publish` are the
+//! worker's side.
 
 mod api;
 mod config;
@@ -9,6 +10,8 @@ mod connection;
 mod drift;
 mod error;
 mod events;
+mod publish;
+mod pull;
 
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, Retention, Storage, StreamConfig, StreamInfo, StreamState, dead_letters,
@@ -17,3 +20,4 @@ pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, events};
+pub use pull::{Arrival, Delivery, PullEnd, PullInbox};

@@ -1,0 +1,113 @@
+//! What a worker counts. Labels have few values, whatever the tasks are.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// The metrics of one worker, all with the prefix `taskgroup_worker_`.
+pub struct Metrics {
+    /// Tasks that run.
+    pub in_flight: Gauge,
+    /// Most tasks this worker runs at once.
+    pub slots: Gauge,
+    /// The limit of the group, all its workers together.
+    pub concurrency: Gauge,
+    /// Tasks by what became of them here.
+    pub tasks: Family<Outcome, Counter>,
+    /// Attempts by how they ended.
+    pub attempts: Family<AttemptEnd, Counter>,
+    /// How long the attempts took.
+    pub attempt_duration: Histogram,
+    /// Leases that could not be renewed in time.
+    pub leases_lost: Counter,
+    /// Dead letters stored, by reason.
+    pub dead_letters: Family<Reason, Counter>,
+    /// Acknowledgements that the broker did not confirm.
+    pub acks_unconfirmed: Counter,
+    /// Pulls sent.
+    pub pulls: Counter,
+}
+
+/// What became of a task: `done`, `retried`, `dead_lettered`, `dropped`, `lost`, `handed_back`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// The word.
+    pub outcome: &'static str,
+}
+
+/// How an attempt ended: `ok`, `failed`, `timeout`, `no_connection`, `broken`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptEnd {
+    /// The word.
+    pub result: &'static str,
+}
+
+/// Why a task is dead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// The word.
+    pub reason: &'static str,
+}
+
+/// From a quick handler to the longest attempts that are usual, in seconds.
+const DURATIONS: [f64; 15] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0,
+];
+
+impl Metrics {
+    /// All at zero, and part of `registry`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            in_flight: Gauge::default(),
+            slots: Gauge::default(),
+            concurrency: Gauge::default(),
+            tasks: Family::default(),
+            attempts: Family::default(),
+            attempt_duration: Histogram::new(DURATIONS),
+            leases_lost: Counter::default(),
+            dead_letters: Family::default(),
+            acks_unconfirmed: Counter::default(),
+            pulls: Counter::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("taskgroup_worker");
+        registry.register("in_flight", "Tasks that run", metrics.in_flight.clone());
+        registry.register("slots", "Most tasks this worker runs at once", metrics.slots.clone());
+        registry.register(
+            "concurrency",
+            "The limit of the group, all its workers together",
+            metrics.concurrency.clone(),
+        );
+        registry.register("tasks", "Tasks by what became of them here", metrics.tasks.clone());
+        registry.register("attempts", "Attempts by how they ended", metrics.attempts.clone());
+        registry.register_with_unit(
+            "attempt_duration",
+            "How long the attempts took",
+            Unit::Seconds,
+            metrics.attempt_duration.clone(),
+        );
+        registry.register(
+            "leases_lost",
+            "Leases that could not be renewed in time: the attempt was cut off",
+            metrics.leases_lost.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Dead letters stored, by reason",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "acks_unconfirmed",
+            "Acknowledgements that the broker did not confirm: the task may run again",
+            metrics.acks_unconfirmed.clone(),
+        );
+        registry.register("pulls", "Pulls sent to the broker", metrics.pulls.clone());
+        metrics
+    }
+
+    /// Counts what became of a task.
+    pub fn task(&self, outcome: &'static str) {
+        self.tasks.get_or_create(&Outcome { outcome }).inc();
+    }
+}

@@ -1,0 +1,206 @@
+//! What becomes of a task: the result of an attempt and its number decide. Pure.
+
+/// What came of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// The handler answered.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// The beginning of the body.
+        body: String,
+    },
+    /// No answer within the time of one attempt.
+    TimedOut,
+    /// The handler could not be connected to, and why.
+    NoConnection(String),
+    /// The connection broke before the answer was complete, and how.
+    Broken(String),
+}
+
+/// What to do with the task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done.
+    Done,
+    /// It gets another attempt; this is what went wrong.
+    Retry(String),
+    /// It gets none.
+    Dead(Death),
+}
+
+/// Why a task gets no further attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// In a word.
+    pub reason: Reason,
+    /// What the last attempt said.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Why a task is dead, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Every attempt failed.
+    MaxAttempts,
+    /// The handler said that another attempt would not help.
+    Permanent,
+    /// The workers that ran it died or lost it, every time.
+    WorkerLost,
+}
+
+impl Reason {
+    /// As the dead letter and the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxAttempts => "MaxAttempts",
+            Self::Permanent => "Permanent",
+            Self::WorkerLost => "WorkerLost",
+        }
+    }
+}
+
+impl AttemptResult {
+    /// In a word, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Answered { status: 200..300, .. } => "ok",
+            Self::Answered { .. } => "failed",
+            Self::TimedOut => "timeout",
+            Self::NoConnection(_) => "no_connection",
+            Self::Broken(_) => "broken",
+        }
+    }
+
+    fn error(self) -> String {
+        match self {
+            Self::Answered { status, body } if body.is_empty() => format!("status {status}"),
+            Self::Answered {
+                status: status @ (100..200 | 300..400),
+                ..
+            } => format!("status {status}: redirects are not followed, give the handler's final URL"),
+            Self::Answered { status, body } => format!("status {status}: {body}"),
+            Self::TimedOut => "no answer within timeouts.task".to_owned(),
+            Self::NoConnection(why) => format!("no connection to the handler: {why}"),
+            Self::Broken(why) => format!("the handler's answer broke off: {why}"),
+        }
+    }
+}
+
+/// What to do with a task after attempt number `attempt` of at most `max_attempts`.
+pub fn judge(result: AttemptResult, attempt: u32, max_attempts: u32) -> Verdict {
+    let permanent = match &result {
+        AttemptResult::Answered { status: 200..300, .. } => return Verdict::Done,
+        AttemptResult::Answered {
+            status: 408 | 425 | 429 | 500..,
+            ..
+        } => false,
+        AttemptResult::Answered { .. } => true,
+        AttemptResult::TimedOut | AttemptResult::NoConnection(_) | AttemptResult::Broken(_) => false,
+    };
+    let error = result.error();
+    if !permanent && attempt < max_attempts {
+        return Verdict::Retry(error);
+    }
+    Verdict::Dead(Death {
+        reason: if permanent {
+            Reason::Permanent
+        } else {
+            Reason::MaxAttempts
+        },
+        error,
+        attempts: attempt,
+    })
+}
+
+/// What to do with a task that is delivered for the `attempt`th time, before it is run: one whose
+/// attempts are used up, as its workers never told how they ended, is not run again.
+pub fn already_dead(attempt: u32, max_attempts: u32) -> Option<Death> {
+    (attempt > max_attempts).then(|| Death {
+        reason: Reason::WorkerLost,
+        error: format!(
+            "the last of {max_attempts} attempts has no result: its worker died, or lost its connection, in the middle"
+        ),
+        attempts: attempt - 1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16) -> AttemptResult {
+        AttemptResult::Answered {
+            status,
+            body: "why".into(),
+        }
+    }
+
+    #[test]
+    fn a_task_ends_as_the_design_says() {
+        #[derive(Debug, PartialEq)]
+        enum End {
+            Done,
+            Retry,
+            Dead(Reason),
+        }
+        use End::{Dead, Done, Retry};
+        let (last, permanent) = (Dead(Reason::MaxAttempts), Dead(Reason::Permanent));
+        for (result, attempt_1_of_2, attempt_2_of_2) in [
+            (answered(200), Done, Done),
+            (answered(204), Done, Done),
+            (answered(299), Done, Done),
+            (answered(408), Retry, Dead(Reason::MaxAttempts)),
+            (answered(425), Retry, Dead(Reason::MaxAttempts)),
+            (answered(429), Retry, Dead(Reason::MaxAttempts)),
+            (answered(500), Retry, Dead(Reason::MaxAttempts)),
+            (answered(503), Retry, Dead(Reason::MaxAttempts)),
+            (answered(599), Retry, Dead(Reason::MaxAttempts)),
+            (AttemptResult::TimedOut, Retry, Dead(Reason::MaxAttempts)),
+            (
+                AttemptResult::NoConnection("x".into()),
+                Retry,
+                Dead(Reason::MaxAttempts),
+            ),
+            (AttemptResult::Broken("x".into()), Retry, last),
+            (answered(400), Dead(Reason::Permanent), Dead(Reason::Permanent)),
+            (answered(404), Dead(Reason::Permanent), Dead(Reason::Permanent)),
+            (answered(422), Dead(Reason::Permanent), Dead(Reason::Permanent)),
+            (answered(101), Dead(Reason::Permanent), Dead(Reason::Permanent)),
+            (answered(301), Dead(Reason::Permanent), Dead(Reason::Permanent)),
+            (answered(304), Dead(Reason::Permanent), permanent),
+        ] {
+            for (attempt, expected) in [(1, attempt_1_of_2), (2, attempt_2_of_2)] {
+                let end = match judge(result.clone(), attempt, 2) {
+                    Verdict::Done => Done,
+                    Verdict::Retry(_) => Retry,
+                    Verdict::Dead(death) => {
+                        assert_eq!(death.attempts, attempt, "{result:?}");
+                        Dead(death.reason)
+                    }
+                };
+                assert_eq!(end, expected, "{result:?}, attempt {attempt} of 2");
+            }
+        }
+    }
+
+    #[test]
+    fn a_redirect_says_that_it_was_not_followed() {
+        let Verdict::Dead(death) = judge(answered(302), 1, 5) else {
+            panic!("a redirect is permanent");
+        };
+        assert_eq!(
+            death.error,
+            "status 302: redirects are not followed, give the handler's final URL"
+        );
+    }
+
+    #[test]
+    fn a_task_whose_workers_never_came_back_is_not_run_again() {
+        assert_eq!(already_dead(5, 5), None);
+        let death = already_dead(6, 5).expect("dead");
+        assert_eq!((death.reason, death.attempts), (Reason::WorkerLost, 5));
+    }
+}
