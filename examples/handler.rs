@@ -4,9 +4,11 @@
 //! - `PORT`: where it listens, on all addresses; 8080 by default.
 //! - `TASK_TIME`: how long a task takes, for example `200ms` or `1m30s`; `1s` by default.
 //! - `RECORDER_URL`: where the begin and the end of every attempt are POSTed to, as
-//!   `{"event": "start" | "end", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`, so
-//!   that somebody can count what ran at once over all pods. An attempt that can't be recorded fails
-//!   with 503 rather than run uncounted. Without it nothing is recorded.
+//!   `{"event": "start" | "end" | "cut", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`,
+//!   so that somebody can count what ran at once over all pods. `start` is recorded before the attempt
+//!   begins, and `end` before the worker is answered; `cut` is the end of an attempt that the worker hung
+//!   up on. One that can't be recorded fails with 503 rather than run uncounted. Without it nothing is
+//!   recorded. `handler recorder` listens for such events.
 //! - `HOSTNAME`: what it calls itself as `pod`; Kubernetes sets it.
 //!
 //! A task may ask for another fate, by its payload:
@@ -14,6 +16,8 @@
 //! attempts before the third do. Or by its id: `fail-400-…` fails with status 400.
 //!
 //! `GET /healthz` answers `ok`.
+
+mod recorder;
 
 use axum::{
     Router,
@@ -69,12 +73,17 @@ async fn main() -> anyhow::Result<()> {
     });
     let shutdown = CancellationToken::new();
     tokio::spawn(taskgroup::telemetry::cancel_on_signal(shutdown.clone()));
-    let app = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(handle)
-        .with_state(Arc::new(Handler { task_time, recorder }));
+    let app = if std::env::args().nth(1).as_deref() == Some("recorder") {
+        tracing::info!(port, "recording");
+        recorder::app()
+    } else {
+        tracing::info!(port, ?task_time, "taking tasks");
+        Router::new()
+            .fallback(handle)
+            .with_state(Arc::new(Handler { task_time, recorder }))
+    };
+    let app = app.route("/healthz", get(|| async { "ok\n" }));
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await?;
-    tracing::info!(port, ?task_time, "taking tasks");
     axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await?;
@@ -83,8 +92,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload: Bytes) -> (StatusCode, String) {
     let attempt = Attempt::of(&headers);
-    // Ends when this function does, and also when the worker hangs up and the server drops it.
-    let _recorded = match &handler.recorder {
+    let recorded = match &handler.recorder {
         Some(recorder) => match recorder.start(attempt.clone()).await {
             Ok(running) => Some(running),
             Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("can't be recorded: {error}\n")),
@@ -94,6 +102,11 @@ async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload
     let wishes: Wishes = serde_json::from_slice(&payload).unwrap_or_default();
     let time = wishes.sleep.as_deref().and_then(duration);
     tokio::time::sleep(time.unwrap_or(handler.task_time)).await;
+    if let Some(running) = recorded
+        && let Err(error) = running.end().await
+    {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("can't be recorded: {error}\n"));
+    }
     let by_id = || attempt.task.strip_prefix("fail-")?.get(..3)?.parse().ok();
     let fails = wishes.fail.or_else(by_id);
     match fails.and_then(|status| StatusCode::from_u16(status).ok()) {
@@ -130,7 +143,7 @@ impl Recorder {
         self.tell("start", &attempt).await?;
         Ok(Running {
             recorder: self.clone(),
-            attempt,
+            attempt: Some(attempt),
         })
     }
 
@@ -156,18 +169,34 @@ impl Recorder {
     }
 }
 
-/// An attempt whose end is recorded when this is dropped.
+/// An attempt under way. Dropped before its end, it is recorded as cut: the server drops what it was
+/// doing when the worker hangs up.
 struct Running {
     recorder: Recorder,
-    attempt: Attempt,
+    attempt: Option<Attempt>,
+}
+
+impl Running {
+    async fn end(mut self) -> Result<(), String> {
+        if let Some(attempt) = &self.attempt {
+            self.recorder.tell("end", attempt).await?;
+        }
+        self.attempt = None;
+        Ok(())
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let (recorder, attempt) = (self.recorder.clone(), self.attempt.clone());
+        let Some(attempt) = self.attempt.take() else { return };
+        let recorder = self.recorder.clone();
         tokio::spawn(async move {
-            if let Err(error) = recorder.tell("end", &attempt).await {
-                tracing::warn!(error, task = attempt.task, "the end of an attempt could not be recorded");
+            if let Err(error) = recorder.tell("cut", &attempt).await {
+                tracing::warn!(
+                    error,
+                    task = attempt.task,
+                    "that an attempt was cut could not be recorded"
+                );
             }
         });
     }
