@@ -33,7 +33,7 @@ pub struct Broker {
     pub(super) client: Client,
     pub(super) jetstream: jetstream::Context,
     servers: String,
-    name: String,
+    inbox_prefix: String,
     link: watch::Receiver<Link>,
 }
 
@@ -44,13 +44,13 @@ impl Broker {
     /// # Errors
     /// URLs or credentials that can't be read.
     pub async fn connect(args: &NatsArgs, role: &str) -> anyhow::Result<Self> {
-        // Unique, as we tell our own changes from others' by it.
-        let name = format!("taskgroup-{role}-{:016x}", rand::random::<u64>());
+        // Unique, as we tell our own requests from others' by it.
+        let inbox_prefix = format!("_INBOX.taskgroup-{role}-{:016x}", rand::random::<u64>());
         let servers = args.nats_url.join(",");
         let (sender, link) = watch::channel(Link::default());
         let mut options = ConnectOptions::new()
-            .name(&name)
-            .custom_inbox_prefix(format!("_INBOX.{name}"))
+            .name(format!("taskgroup-{role}"))
+            .custom_inbox_prefix(&inbox_prefix)
             .retry_on_initial_connect()
             .max_reconnects(None)
             .ping_interval(PING_INTERVAL)
@@ -83,7 +83,7 @@ impl Broker {
             client,
             jetstream,
             servers,
-            name,
+            inbox_prefix,
             link,
         })
     }
@@ -93,9 +93,9 @@ impl Broker {
         self.link.clone()
     }
 
-    /// Our name in the server's lists and advisories.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// What the subjects begin with that our requests are answered on.
+    pub(super) fn inboxes(&self) -> String {
+        format!("{}.", self.inbox_prefix)
     }
 
     /// The servers as they were given.

@@ -1,13 +1,13 @@
-//! What others change in JetStream: heard from the server's advisories.
+//! What others change in JetStream.
 //!
-//! nats-server 2.15 sends no advisory when a consumer is *changed*; the request itself can be
-//! heard, though, as it is an ordinary message on `$JS.API.CONSUMER.CREATE.…`. Our own changes are
-//! left out: the reconcile that made them knows.
+//! Deletions are heard from the server's advisories. For changes there are none that would help:
+//! nats-server 2.15 sends none when a consumer is changed, and those about streams do not say by
+//! whom. But the requests themselves can be heard, as ordinary messages on `$JS.API.…`, and their
+//! reply inbox tells ours from others'. A request is heard *before* it is carried out.
 
 use super::connection::Broker;
 use crate::names::{CONSUMER, StreamName};
 use futures::{Stream, StreamExt, stream};
-use serde::Deserialize;
 
 /// What happened in the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,49 +16,31 @@ pub enum BrokerEvent {
     Changed(StreamName),
 }
 
-#[derive(Deserialize)]
-struct Advisory<'a> {
-    #[serde(borrow)]
-    client: Option<Client<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Client<'a> {
-    #[serde(borrow, default)]
-    name: Option<std::borrow::Cow<'a, str>>,
-}
-
 /// What others change, for as long as the client lives (also across connections; what happens while
 /// there is none is missed: [`super::Link::epoch`] tells).
 ///
 /// # Errors
 /// A client that is closed.
 pub async fn events(broker: &Broker) -> Result<impl Stream<Item = BrokerEvent> + Send + use<>, anyhow::Error> {
-    let advisories = [
-        "$JS.EVENT.ADVISORY.STREAM.CREATED.*".to_owned(),
-        "$JS.EVENT.ADVISORY.STREAM.UPDATED.*".to_owned(),
+    let subjects = [
         "$JS.EVENT.ADVISORY.STREAM.DELETED.*".to_owned(),
-        format!("$JS.EVENT.ADVISORY.CONSUMER.CREATED.*.{CONSUMER}"),
         format!("$JS.EVENT.ADVISORY.CONSUMER.DELETED.*.{CONSUMER}"),
-        format!("$JS.EVENT.ADVISORY.CONSUMER.PAUSE.*.{CONSUMER}"),
+        "$JS.API.STREAM.CREATE.*".to_owned(),
+        "$JS.API.STREAM.UPDATE.*".to_owned(),
         format!("$JS.API.CONSUMER.CREATE.*.{CONSUMER}"),
         format!("$JS.API.CONSUMER.DURABLE.CREATE.*.{CONSUMER}"),
+        format!("$JS.API.CONSUMER.PAUSE.*.{CONSUMER}"),
     ];
     let mut subscriptions = Vec::new();
-    for subject in advisories {
+    for subject in subjects {
         subscriptions.push(broker.client.subscribe(subject).await?);
     }
-    let our_name = broker.name().to_owned();
-    let our_inboxes = format!("_INBOX.{our_name}.");
+    let our_inboxes = broker.inboxes();
     Ok(stream::select_all(subscriptions).filter_map(move |message| {
         let is_ours = message
             .reply
             .as_ref()
-            .is_some_and(|reply| reply.starts_with(&our_inboxes))
-            || serde_json::from_slice::<Advisory>(&message.payload)
-                .ok()
-                .and_then(|advisory| advisory.client?.name)
-                .is_some_and(|name| name == our_name);
+            .is_some_and(|reply| reply.starts_with(&our_inboxes));
         let event = (!is_ours).then(|| changed(&message.subject)).flatten();
         async move { event }
     }))
@@ -69,7 +51,8 @@ fn changed(subject: &str) -> Option<BrokerEvent> {
     let tokens: Vec<_> = subject.split('.').collect();
     let stream = match tokens.as_slice() {
         ["$JS", "EVENT", "ADVISORY", "STREAM" | "CONSUMER", _, stream, ..]
-        | ["$JS", "API", "CONSUMER", "CREATE", stream, _]
+        | ["$JS", "API", "STREAM", "CREATE" | "UPDATE", stream]
+        | ["$JS", "API", "CONSUMER", "CREATE" | "PAUSE", stream, _]
         | ["$JS", "API", "CONSUMER", "DURABLE", "CREATE", stream, _] => StreamName::from(*stream),
         _ => return None,
     };
@@ -85,7 +68,9 @@ mod tests {
         let event = Some(BrokerEvent::Changed(StreamName::from("tg_a_b")));
         for subject in [
             "$JS.EVENT.ADVISORY.STREAM.DELETED.tg_a_b",
-            "$JS.EVENT.ADVISORY.CONSUMER.PAUSE.tg_a_b.workers",
+            "$JS.EVENT.ADVISORY.CONSUMER.DELETED.tg_a_b.workers",
+            "$JS.API.STREAM.UPDATE.tg_a_b",
+            "$JS.API.CONSUMER.PAUSE.tg_a_b.workers",
             "$JS.API.CONSUMER.CREATE.tg_a_b.workers",
             "$JS.API.CONSUMER.DURABLE.CREATE.tg_a_b.workers",
         ] {

@@ -71,6 +71,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Metrics,
     generations: Mutex<HashMap<String, i64>>,
+    making_dead_letter_stream: tokio::sync::Mutex<()>,
     recorder: Recorder,
     triggers: UnboundedSender<ObjectRef<TaskGroup>>,
 }
@@ -110,6 +111,7 @@ impl Context {
             retries: Retries::default(),
             metrics,
             generations: Mutex::default(),
+            making_dead_letter_stream: tokio::sync::Mutex::default(),
             triggers,
         }
     }
@@ -179,6 +181,7 @@ impl Context {
     /// # Errors
     /// What the broker says.
     pub async fn ensure_dead_letter_stream(&self) -> Result<(), BrokerError> {
+        let _one_at_a_time = self.making_dead_letter_stream.lock().await;
         if self.broker.stream(&StreamName::from(DEAD_STREAM)).await?.is_none() {
             let config = broker::dead_letters(&self.settings.instance, self.settings.dead_letter_replicas);
             self.broker.create_stream(&config).await?;

@@ -103,7 +103,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
             "spec.suspend is true: nothing new starts, and the queue still accepts tasks",
         )
     } else {
-        Verdict::waits("NotSuspended", "")
+        Verdict::waits("NotSuspended", "spec.suspend is false")
     };
     let consumer_in_step = consumer.status == ConditionStatus::True;
     let numbers = findings.numbers;
@@ -293,15 +293,15 @@ fn conditions(
     parts: &[(ConditionType, &Verdict)],
 ) -> Vec<Condition> {
     let is_ready = ready.status == ConditionStatus::True;
-    let flag = |set: bool| {
+    let flag = |set: bool, otherwise: &str| {
         if set {
             Verdict::good(&ready.reason, &ready.message)
         } else {
-            Verdict::waits(&ready.reason, "")
+            Verdict::waits(&ready.reason, otherwise)
         }
     };
-    let stalled = flag(!is_ready && ready.stalled);
-    let reconciling = flag(!is_ready && !ready.stalled);
+    let stalled = flag(!is_ready && ready.stalled, "nothing waits for a change by somebody");
+    let reconciling = flag(!is_ready && !ready.stalled, "the operator has nothing to do");
     let mut all = vec![
         (ConditionType::Ready, ready),
         (ConditionType::Reconciling, &reconciling),

@@ -92,12 +92,11 @@ impl AttemptResult {
 /// What to do with a task after attempt number `attempt` of at most `max_attempts`.
 pub fn judge(result: AttemptResult, attempt: u32, max_attempts: u32) -> Verdict {
     let permanent = match &result {
-        AttemptResult::Answered { status: 200..300, .. } => return Verdict::Done,
-        AttemptResult::Answered {
-            status: 408 | 425 | 429 | 500..,
-            ..
-        } => false,
-        AttemptResult::Answered { .. } => true,
+        AttemptResult::Answered { status, .. } => match status {
+            200..300 => return Verdict::Done,
+            408 | 425 | 429 | 500.. => false,
+            _ => true,
+        },
         AttemptResult::TimedOut | AttemptResult::NoConnection(_) | AttemptResult::Broken(_) => false,
     };
     let error = result.error();

@@ -8,6 +8,7 @@
 )]
 
 pub mod apiserver;
+pub mod nats;
 pub mod process;
 pub mod scratch;
 pub mod tools;

@@ -55,11 +55,16 @@ nats_server() {
 }
 
 set_node() {
-  if [ "$(cluster_kind)" != local ]; then
-    say "the cluster is \"$(cluster_kind)\": no programs of our own needed for a node"
+  local kind
+  kind=$(cluster_kind)
+  if [ "$kind" != local ]; then
+    say "the cluster is \"$kind\": no programs of our own needed for a node"
+    # The tests and the demo use the cluster, so they need kubectl.
+    kubectl_program
     return
   fi
-  can_be_root || explain_no_build "a node needs root (network and mount namespaces), and this user is not root and has no passwordless sudo"
+  can_be_root || die "a node on this machine needs root, which this user cannot become without a password" \
+    "Allow this user sudo without a password, or use CLUSTER=existing (your KUBECONFIG), or install docker and kind."
   cached_etcd_and_apiserver
   build_kubernetes kube-controller-manager kube-scheduler kubelet kube-proxy
   container_runtime
@@ -70,7 +75,6 @@ set_node() {
   install_package openssl openssl
   install_package mount mount
   install_package nsenter util-linux
-  # The tests and the demo use the cluster, so they need kubectl too.
   kubectl_program
   local runtime=$CACHE/$RUNTIME
   env_set NODE_PATH "$CACHE/$KUBERNETES_BIN:$CACHE/etcd-$ETCD_VERSION:$runtime"

@@ -1,0 +1,327 @@
+//! What a test of the operator needs: a namespace, a nats-server, an operator that watches the one
+//! and uses the other, and ways to look at all of it.
+
+use crate::support::{apiserver::ApiServer, nats::NatsServer};
+use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use taskgroup::{
+    api::{TaskGroup, TaskGroupStatus, TaskHandler},
+    cli::{NatsArgs, OperatorArgs, ServeArgs},
+    operator,
+    telemetry::{self, LogFormat},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long a condition may take to come true before the test fails. Far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Bed {
+    pub api: &'static ApiServer,
+    pub nats: NatsServer,
+    pub client: Client,
+    pub namespace: String,
+    pub admin: SocketAddr,
+    operator: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl Bed {
+    /// A namespace with a TaskHandler `default`, a nats-server and a running operator.
+    pub async fn new() -> Self {
+        let mut bed = Self::without_operator(NatsServer::start().await).await;
+        bed.make_handler("default", http_handler()).await;
+        bed.start_operator();
+        bed
+    }
+
+    /// The same, without a TaskHandler and with no operator yet.
+    pub async fn without_operator(nats: NatsServer) -> Self {
+        if let Ok(filter) = std::env::var("RUST_LOG") {
+            let _ = telemetry::init(LogFormat::Text, &filter);
+        }
+        let api = ApiServer::shared_with_crds().await;
+        let admin = format!("127.0.0.1:{}", crate::support::tools::free_port())
+            .parse()
+            .unwrap();
+        Self {
+            client: api.client(),
+            namespace: api.namespace().await,
+            api,
+            nats,
+            admin,
+            operator: None,
+        }
+    }
+
+    /// What the operator calls itself towards the API server, to count its requests.
+    pub fn user_agent(&self) -> String {
+        format!("operator-{}", self.namespace)
+    }
+
+    pub fn operator_args(&self) -> OperatorArgs {
+        OperatorArgs {
+            nats: NatsArgs {
+                nats_url: vec![self.nats.url()],
+                nats_creds: None,
+            },
+            serve: ServeArgs {
+                admin_addr: self.admin,
+                log_format: LogFormat::Text,
+                log: "info".into(),
+            },
+            instance: "test".into(),
+            watch_namespace: Some(self.namespace.clone()),
+            worker_image: "taskgroup:test".into(),
+            worker_nats_url: Vec::new(),
+            worker_nats_creds_secret: None,
+            concurrency: 16,
+            backlog_interval: 10,
+            resync_interval: 600,
+            dead_letter_replicas: 1,
+        }
+    }
+
+    pub fn start_operator(&mut self) {
+        let args = self.operator_args();
+        let client = self.api.client_named(&self.user_agent());
+        self.start_operator_with(client, args);
+    }
+
+    pub fn start_operator_with(&mut self, client: Client, args: OperatorArgs) {
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let stop = stop.clone();
+            async move { operator::run_with(client, args, stop).await.unwrap() }
+        });
+        self.operator = Some((stop, running));
+    }
+
+    /// Stops the operator as SIGTERM does, and waits for its end.
+    pub async fn stop_operator(&mut self) {
+        let (stop, running) = self.operator.take().unwrap();
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    pub fn groups(&self) -> Api<TaskGroup> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn handlers(&self) -> Api<TaskHandler> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn deployments(&self) -> Api<Deployment> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn stream(&self, queue: &str) -> String {
+        format!("tg_{}_{queue}", self.namespace)
+    }
+
+    pub fn subject(&self, queue: &str, id: &str) -> String {
+        format!("tasks.{}.{queue}.{id}", self.namespace)
+    }
+
+    pub async fn make(&self, name: &str, spec: Value) -> TaskGroup {
+        let group = serde_json::from_value(json!({
+            "apiVersion": "taskgroup.io/v1alpha1",
+            "kind": "TaskGroup",
+            "metadata": {"name": name},
+            "spec": spec,
+        }));
+        self.groups()
+            .create(&PostParams::default(), &group.unwrap())
+            .await
+            .unwrap()
+    }
+
+    pub async fn make_handler(&self, name: &str, spec: Value) {
+        let handler = serde_json::from_value(json!({
+            "apiVersion": "taskgroup.io/v1alpha1",
+            "kind": "TaskHandler",
+            "metadata": {"name": name},
+            "spec": spec,
+        }));
+        self.handlers()
+            .create(&PostParams::default(), &handler.unwrap())
+            .await
+            .unwrap();
+    }
+
+    /// A group with concurrency 2, and its pipeline in place.
+    pub async fn made(&self, name: &str, spec: Value) -> TaskGroup {
+        self.make(name, spec).await;
+        self.until_condition(name, "ConsumerReady", "True").await;
+        self.until("its Deployment is made", || async {
+            self.deployments().get_opt(&workers(name)).await.unwrap()
+        })
+        .await;
+        self.groups().get(name).await.unwrap()
+    }
+
+    pub async fn patch(&self, name: &str, patch: Value) -> TaskGroup {
+        self.groups()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap()
+    }
+
+    pub async fn patch_spec(&self, name: &str, spec: Value) -> TaskGroup {
+        self.patch(name, json!({"spec": spec})).await
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.groups().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub async fn status(&self, name: &str) -> TaskGroupStatus {
+        self.groups()
+            .get_opt(name)
+            .await
+            .unwrap()
+            .and_then(|group| group.status)
+            .unwrap_or_default()
+    }
+
+    /// Polls until `look` finds something.
+    pub async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, look: impl Fn() -> F) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            if Instant::now() > deadline {
+                let groups = self.groups().list(&ListParams::default()).await.unwrap();
+                let groups: Vec<_> = groups.iter().map(|group| (group.name_any(), &group.status)).collect();
+                panic!("in vain: {what}; {groups:#?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits for a condition of a group, and returns its reason and message.
+    pub async fn until_condition(&self, name: &str, type_: &str, status: &str) -> (String, String) {
+        self.until(&format!("{name} has {type_}={status}"), || async {
+            let group = self.groups().get_opt(name).await.unwrap()?;
+            let state = group.status?;
+            if state.observed_generation != group.metadata.generation {
+                return None;
+            }
+            let condition = state
+                .conditions
+                .into_iter()
+                .find(|condition| condition.type_ == type_)?;
+            (format!("{:?}", condition.status) == status).then_some((condition.reason, condition.message))
+        })
+        .await
+    }
+
+    /// Waits until `Ready` has this reason, and returns its message.
+    pub async fn until_reason(&self, name: &str, reason: &str) -> String {
+        self.until(&format!("{name} is not ready because of {reason}"), || async {
+            let group = self.groups().get_opt(name).await.unwrap()?;
+            let state = group.status?;
+            if state.observed_generation != group.metadata.generation {
+                return None;
+            }
+            let ready = state
+                .conditions
+                .into_iter()
+                .find(|condition| condition.type_ == "Ready")?;
+            (ready.reason == reason).then_some(ready.message)
+        })
+        .await
+    }
+
+    pub async fn until_gone(&self, name: &str) {
+        self.until(&format!("{name} is gone"), || async {
+            self.groups().get_opt(name).await.unwrap().is_none().then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a field of the consumer's configuration has this value.
+    pub async fn until_consumer(&self, queue: &str, field: &str, value: Value) {
+        let stream = self.stream(queue);
+        self.until(&format!("{field} of the consumer of {queue} is {value}"), || async {
+            let consumer = self.nats.consumer(&stream).await?;
+            (consumer["config"][field] == value).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a field of the stream's configuration has this value.
+    pub async fn until_stream(&self, queue: &str, field: &str, value: Value) {
+        let stream = self.stream(queue);
+        self.until(&format!("{field} of the stream of {queue} is {value}"), || async {
+            (self.nats.stream(&stream).await?[field] == value).then_some(())
+        })
+        .await;
+    }
+
+    /// The Events about a group, as `Reason: note`.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let events = api.list(&ListParams::default()).await.unwrap();
+        events
+            .into_iter()
+            .filter(|event| event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some(name))
+            .map(|event| {
+                format!(
+                    "{}: {}",
+                    event.reason.unwrap_or_default(),
+                    event.note.unwrap_or_default()
+                )
+            })
+            .collect()
+    }
+
+    /// A page of the operator's admin server: status and text.
+    pub fn admin(&self, path: &str) -> Option<String> {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(self.admin).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// Plays the controller manager and the kubelet: says that all pods of a Deployment are ready.
+    pub async fn pods_become_ready(&self, group: &str) {
+        let deployment = self.deployments().get(&workers(group)).await.unwrap();
+        let replicas = deployment.spec.unwrap().replicas;
+        let status = json!({"status": {
+            "observedGeneration": deployment.metadata.generation,
+            "replicas": replicas,
+            "readyReplicas": replicas,
+            "updatedReplicas": replicas,
+            "availableReplicas": replicas,
+        }});
+        self.deployments()
+            .patch_status(&workers(group), &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
+    }
+}
+
+/// Name of a group's Deployment.
+pub fn workers(group: &str) -> String {
+    format!("{group}-workers")
+}
+
+/// A handler that the API server accepts.
+pub fn http_handler() -> Value {
+    json!({
+        "http": {"port": 8080},
+        "template": {"spec": {"containers": [{"name": "handler", "image": "handler:test"}]}},
+    })
+}

@@ -1,0 +1,16 @@
+//! The operator against a real kube-apiserver and a real nats-server: one test per promise.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test panics where it can't go on"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod create;
+mod delete;
+mod drift;
+mod update;
