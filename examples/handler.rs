@@ -5,10 +5,9 @@
 //! - `TASK_TIME`: how long a task takes, for example `200ms` or `1m30s`; `1s` by default.
 //! - `RECORDER_URL`: where the begin and the end of every attempt are POSTed to, as
 //!   `{"event": "start" | "end" | "cut", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`,
-//!   so that somebody can count what ran at once over all pods. `start` is recorded before the attempt
-//!   begins, and `end` before the worker is answered; `cut` is the end of an attempt that the worker hung
-//!   up on. One that can't be recorded fails with 503 rather than run uncounted. Without it nothing is
-//!   recorded. `handler recorder` listens for such events.
+//!   so that somebody can count what ran at once over all pods; `cut` is the end of an attempt that the
+//!   worker hung up on. An attempt that can't be recorded fails with 503 rather than run uncounted.
+//!   Without it nothing is recorded. `handler recorder` listens for such events.
 //! - `HOSTNAME`: what it calls itself as `pod`; Kubernetes sets it.
 //!
 //! A task may ask for another fate, by its payload:
@@ -34,7 +33,7 @@ use hyper_util::{
 use serde::Deserialize;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 struct Handler {
     task_time: Duration,
@@ -46,6 +45,8 @@ struct Recorder {
     url: String,
     pod: String,
     client: Client<HttpConnector, Full<Bytes>>,
+    /// News of attempts that the worker cut off, on their way.
+    ends: TaskTracker,
 }
 
 /// What a task may ask for.
@@ -66,10 +67,12 @@ async fn main() -> anyhow::Result<()> {
     let task_time = variable("TASK_TIME", "1s");
     let task_time =
         duration(&task_time).ok_or_else(|| anyhow::anyhow!("TASK_TIME {task_time:?} is no duration: write 200ms"))?;
+    let ends = TaskTracker::new();
     let recorder = std::env::var("RECORDER_URL").ok().map(|url| Recorder {
         url,
         pod: variable("HOSTNAME", "unnamed"),
         client: Client::builder(TokioExecutor::new()).build_http(),
+        ends: ends.clone(),
     });
     let shutdown = CancellationToken::new();
     tokio::spawn(taskgroup::telemetry::cancel_on_signal(shutdown.clone()));
@@ -87,12 +90,14 @@ async fn main() -> anyhow::Result<()> {
     axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await?;
+    ends.close();
+    ends.wait().await;
     Ok(())
 }
 
 async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload: Bytes) -> (StatusCode, String) {
     let attempt = Attempt::of(&headers);
-    let recorded = match &handler.recorder {
+    let mut running = match &handler.recorder {
         Some(recorder) => match recorder.start(attempt.clone()).await {
             Ok(running) => Some(running),
             Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("can't be recorded: {error}\n")),
@@ -102,13 +107,11 @@ async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload
     let wishes: Wishes = serde_json::from_slice(&payload).unwrap_or_default();
     let time = wishes.sleep.as_deref().and_then(duration);
     tokio::time::sleep(time.unwrap_or(handler.task_time)).await;
-    if let Some(running) = recorded
-        && let Err(error) = running.end().await
-    {
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("can't be recorded: {error}\n"));
-    }
     let by_id = || attempt.task.strip_prefix("fail-")?.get(..3)?.parse().ok();
     let fails = wishes.fail.or_else(by_id);
+    if let Some(running) = &mut running {
+        running.end().await;
+    }
     match fails.and_then(|status| StatusCode::from_u16(status).ok()) {
         Some(status) if wishes.until.is_none_or(|until| attempt.number < until) => {
             (status, format!("attempt {} fails as asked\n", attempt.number))
@@ -140,22 +143,22 @@ impl Attempt {
 
 impl Recorder {
     async fn start(&self, attempt: Attempt) -> Result<Running, String> {
-        self.tell("start", &attempt).await?;
+        self.tell("start", &attempt, now()).await?;
         Ok(Running {
             recorder: self.clone(),
-            attempt: Some(attempt),
+            attempt,
+            ended: false,
         })
     }
 
-    async fn tell(&self, event: &str, attempt: &Attempt) -> Result<(), String> {
-        let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    async fn tell(&self, event: &str, attempt: &Attempt, at: u64) -> Result<(), String> {
         let body = json!({
             "event": event,
             "group": attempt.group,
             "task": attempt.task,
             "attempt": attempt.number,
             "pod": self.pod,
-            "at": u64::try_from(at.unwrap_or_default().as_micros()).unwrap_or(u64::MAX),
+            "at": at,
         });
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
@@ -169,37 +172,48 @@ impl Recorder {
     }
 }
 
-/// An attempt under way. Dropped before its end, it is recorded as cut: the server drops what it was
-/// doing when the worker hangs up.
+/// An attempt that the recorder knows of.
 struct Running {
     recorder: Recorder,
-    attempt: Option<Attempt>,
+    attempt: Attempt,
+    ended: bool,
 }
 
 impl Running {
-    async fn end(mut self) -> Result<(), String> {
-        if let Some(attempt) = &self.attempt {
-            self.recorder.tell("end", attempt).await?;
-        }
-        self.attempt = None;
-        Ok(())
+    /// Recorded before the worker is answered: when the next task starts, this one has ended.
+    async fn end(&mut self) {
+        self.ended = true;
+        said(self.recorder.tell("end", &self.attempt, now()).await, &self.attempt);
     }
 }
 
 impl Drop for Running {
+    /// The worker hung up, and the server dropped the request.
     fn drop(&mut self) {
-        let Some(attempt) = self.attempt.take() else { return };
-        let recorder = self.recorder.clone();
-        tokio::spawn(async move {
-            if let Err(error) = recorder.tell("cut", &attempt).await {
-                tracing::warn!(
-                    error,
-                    task = attempt.task,
-                    "that an attempt was cut could not be recorded"
-                );
-            }
-        });
+        if self.ended {
+            return;
+        }
+        let (recorder, attempt, at) = (self.recorder.clone(), self.attempt.clone(), now());
+        self.recorder
+            .ends
+            .spawn(async move { said(recorder.tell("cut", &attempt, at).await, &attempt) });
     }
+}
+
+fn said(result: Result<(), String>, attempt: &Attempt) {
+    if let Err(error) = result {
+        tracing::warn!(
+            error,
+            task = attempt.task,
+            "the end of an attempt could not be recorded"
+        );
+    }
+}
+
+/// Microseconds since 1970.
+fn now() -> u64 {
+    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(at.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn variable(name: &str, default: &str) -> String {

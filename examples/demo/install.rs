@@ -35,13 +35,10 @@ pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
 /// # Errors
 /// A server that does not answer.
 pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
-    let minor = cluster.minor_version()?;
-    if minor >= KNOWS_CEL {
+    if cluster.minor_version()? >= KNOWS_CEL {
         return Ok("--validate=true");
     }
-    println!(
-        "# This API server is 1.{minor}: it does not know the CEL rules of the CRDs, and kubectl would refuse them."
-    );
+    println!("# An API server before 1.{KNOWS_CEL} does not know the CEL rules of the CRDs, and kubectl would refuse them.");
     Ok("--validate=false")
 }
 

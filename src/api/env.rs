@@ -1,4 +1,5 @@
 //! Environment variables of a group: what Kubernetes calls `EnvVar`, without what makes no sense here.
+#![allow(clippy::struct_field_names, reason = "the names are Kubernetes'")]
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ pub struct EnvVar {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("[has(self.secretKeyRef), has(self.configMapKeyRef), has(self.fieldRef)].filter(x, x).size() == 1")
+    validation = Rule::new("(has(self.secretKeyRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0) + (has(self.fieldRef) ? 1 : 0) == 1")
         .message("valueFrom names exactly one source: secretKeyRef, configMapKeyRef or fieldRef")
 )]
 pub struct EnvVarSource {

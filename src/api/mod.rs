@@ -20,13 +20,34 @@ pub use task_handler::{
     WORKER_CONTAINER,
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 
 /// Both CustomResourceDefinitions with their file names in `crds/`.
 pub fn crds() -> Vec<(&'static str, CustomResourceDefinition)> {
-    vec![
+    let mut crds = vec![
         ("taskgroups.taskgroup.io.yaml", TaskGroup::crd()),
         ("taskhandlers.taskgroup.io.yaml", TaskHandler::crd()),
-    ]
+    ];
+    let versions = crds.iter_mut().flat_map(|(_, crd)| &mut crd.spec.versions);
+    let schemas = versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    schemas.for_each(null_is_absent);
+    crds
+}
+
+/// Makes no field nullable, where the derive macro makes every `Option` so. The API server then drops
+/// a null, as an empty value in a Helm template gives, and fills in the default; a nullable field
+/// keeps its null, which `has()` in a rule takes for a value.
+fn null_is_absent(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema
+        .properties
+        .iter_mut()
+        .flatten()
+        .for_each(|(_, field)| null_is_absent(field));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        null_is_absent(items);
+    }
 }

@@ -44,7 +44,6 @@ pub mod limits {
     doc = "One group of tasks with a limit of its own: a queue, and workers that run its tasks at exactly that limit.",
     status = "TaskGroupStatus",
     shortname = "tg",
-    category = "taskgroup",
     scale(
         spec_replicas_path = ".spec.concurrency",
         status_replicas_path = ".status.concurrency",

@@ -25,7 +25,6 @@ pub const WORKER_ADMIN_PORT: u16 = 9797;
     derive = "PartialEq",
     doc = "The code that runs the tasks of every TaskGroup that refers to it.",
     shortname = "th",
-    category = "taskgroup",
     printcolumn(name = "HTTP", type_ = "integer", json_path = ".spec.http.port"),
     printcolumn(name = "UPSTREAM", type_ = "string", json_path = ".spec.upstream.url"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")

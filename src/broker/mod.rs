@@ -20,4 +20,4 @@ pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, events};
-pub use pull::{Arrival, Delivery, PullEnd, PullInbox};
+pub use pull::{Arrival, Delivery, PullEnd, PullInbox, Stored};

@@ -180,20 +180,29 @@ pub struct Delivery {
     message: Message,
     reply: Subject,
     delivered: u32,
-    sequence: u64,
+    stored: Stored,
     received: Instant,
+}
+
+/// Which message of a stream this is. Also when the stream was deleted and made again, and counts anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stored {
+    /// Its number in the stream.
+    pub sequence: u64,
+    /// When the stream stored it, in nanoseconds since 1970.
+    pub at: u64,
 }
 
 impl Delivery {
     fn new(broker: &Broker, message: Message) -> Option<Self> {
         let reply = message.reply.clone()?;
-        let (delivered, sequence) = read_reply(&reply)?;
+        let (delivered, stored) = read_reply(&reply)?;
         Some(Self {
             broker: broker.clone(),
             message,
             reply,
             delivered,
-            sequence,
+            stored,
             received: Instant::now(),
         })
     }
@@ -223,9 +232,9 @@ impl Delivery {
         self.delivered
     }
 
-    /// Number of the task in its stream.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
+    /// Which message of its stream the task is.
+    pub fn stored(&self) -> Stored {
+        self.stored
     }
 
     /// When it came.
@@ -269,17 +278,22 @@ impl Delivery {
     }
 }
 
-/// Deliveries and number in the stream, from the subject that JetStream wants its answer on:
-/// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.…`, or with a domain and an account before the
-/// stream (ADR-15).
-fn read_reply(reply: &str) -> Option<(u32, u64)> {
+/// Number of deliveries and message, from the subject that JetStream wants its answer on:
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>`, or with a
+/// domain and an account before the stream (ADR-15).
+fn read_reply(reply: &str) -> Option<(u32, Stored)> {
     let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let first = match tokens.len() {
         7 => 2,
         9.. => 4,
         _ => return None,
     };
-    Some((tokens.get(first)?.parse().ok()?, tokens.get(first + 1)?.parse().ok()?))
+    let number = |offset: usize| tokens.get(first + offset)?.parse::<u64>().ok();
+    let stored = Stored {
+        sequence: number(1)?,
+        at: number(3)?,
+    };
+    Some((number(0)?.try_into().ok()?, stored))
 }
 
 #[cfg(test)]
@@ -288,14 +302,16 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
-        assert_eq!(
-            read_reply("$JS.ACK.tg_a_b.workers.3.100.7.1790230470084404000.42"),
-            Some((3, 100))
-        );
-        assert_eq!(
-            read_reply("$JS.ACK._.hash.tg_a_b.workers.3.100.7.1790230470084404000.42.token"),
-            Some((3, 100))
-        );
+        let stored = Stored {
+            sequence: 100,
+            at: 1_790_230_470_084_404_000,
+        };
+        for reply in [
+            "$JS.ACK.tg_a_b.workers.3.100.7.1790230470084404000.42",
+            "$JS.ACK._.hash.tg_a_b.workers.3.100.7.1790230470084404000.42.token",
+        ] {
+            assert_eq!(read_reply(reply), Some((3, stored)), "{reply}");
+        }
         assert_eq!(read_reply("_INBOX.x.1"), None);
     }
 

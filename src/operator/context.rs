@@ -5,6 +5,7 @@ use super::{
     desired::PodSettings,
     known::Known,
     metrics::Metrics,
+    reconcile::NATS_GRACE,
     retries::Retries,
     validate,
     written::Written,
@@ -114,6 +115,16 @@ impl Context {
             making_dead_letter_stream: tokio::sync::Mutex::default(),
             triggers,
         }
+    }
+
+    /// Waits until it is known what there is: a watch that has not shown everything yet, or a
+    /// connection that is still being made, would look like something missing.
+    pub async fn ready(&self) {
+        // A store whose watch has ended never becomes ready: then the operator is about to stop.
+        let _ = self.groups.wait_until_ready().await;
+        let _ = self.handlers.wait_until_ready().await;
+        let _ = self.deployments.wait_until_ready().await;
+        self.broker.settled(NATS_GRACE).await;
     }
 
     /// Has a group reconciled soon.

@@ -75,21 +75,19 @@ pub fn deployment(ctx: &Context, group: &TaskGroup) -> Option<Arc<Deployment>> {
 
 /// The older TaskGroup of the namespace that has the same queue, if there is one: it keeps the queue.
 pub fn rival(ctx: &Context, group: &TaskGroup) -> Option<String> {
-    let queue = validate::queue(group);
     ctx.groups
-        .state_filter(|other| other.uid() != group.uid() && validate::queue(other) == queue && is_older(other, group))
-        .first()
+        .find(|other| are_rivals(other, group) && is_older(other, group))
         .map(|other| other.name_any())
 }
 
 /// The other TaskGroups with the same queue: they wait for it, or it waits for them.
-pub fn rivals(groups: &[Arc<TaskGroup>], group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
-    let queue = validate::queue(group);
-    groups
-        .iter()
-        .filter(|other| other.uid() != group.uid() && validate::queue(other) == queue)
-        .map(|other| ObjectRef::from_obj(other.as_ref()))
-        .collect()
+pub fn rivals(ctx: &Context, group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
+    let rivals = ctx.groups.state_filter(|other| are_rivals(other, group));
+    rivals.iter().map(|rival| ObjectRef::from_obj(rival.as_ref())).collect()
+}
+
+fn are_rivals(one: &TaskGroup, other: &TaskGroup) -> bool {
+    one.metadata.uid != other.metadata.uid && validate::share_a_queue(one, other)
 }
 
 fn is_older(one: &TaskGroup, other: &TaskGroup) -> bool {

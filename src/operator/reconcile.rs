@@ -25,6 +25,9 @@ use std::{sync::Arc, time::Duration};
 /// How often a group that waits for another to give up its queue looks again, should the news of it be missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long NATS may be away before the groups say so: a restart is not worth thousands of writes.
+pub const NATS_GRACE: Duration = Duration::from_secs(5);
+
 /// What comes after a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -40,6 +43,7 @@ pub enum Next {
 
 /// Brings one TaskGroup in step with its spec.
 pub async fn reconcile(group: Arc<TaskGroup>, ctx: Arc<Context>) -> Result<Action, ApplyError> {
+    ctx.ready().await;
     let (namespace, name) = (group.namespace().unwrap_or_default(), group.name_any());
     let group = ctx
         .written_groups

@@ -37,9 +37,6 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-/// How long NATS may be away before the groups say so: a restart is not worth thousands of writes.
-const NATS_GRACE: Duration = Duration::from_secs(5);
-
 /// A request that was heard is under way: look once more when it must be through.
 const LOOK_TWICE: Duration = Duration::from_secs(1);
 
@@ -125,7 +122,7 @@ fn watch_groups(
             ctx.written_groups.watched(event);
             // Whoever waits for the queue of a group that goes or gives way is looked at.
             if let watcher::Event::Apply(group) | watcher::Event::Delete(group) = event {
-                for rival in observe::rivals(&ctx.groups.state(), group) {
+                for rival in observe::rivals(&ctx, group) {
                     ctx.trigger(rival);
                 }
             }
@@ -199,7 +196,7 @@ async fn follow_link(ctx: Arc<Context>, readiness: Readiness) {
             readiness.not_ready(unreachable(&ctx));
             tokio::select! {
                 _ = link.changed() => continue,
-                () = tokio::time::sleep(NATS_GRACE) => ctx.trigger_all(),
+                () = tokio::time::sleep(reconcile::NATS_GRACE) => ctx.trigger_all(),
             }
         }
         if link.changed().await.is_err() {
@@ -228,7 +225,7 @@ async fn prepare(ctx: &Context, readiness: &Readiness, link: &mut tokio::sync::w
         let now = *link.borrow();
         tokio::select! {
             _ = link.wait_for(|link| *link != now) => return,
-            () = tokio::time::sleep(NATS_GRACE) => {}
+            () = tokio::time::sleep(reconcile::NATS_GRACE) => {}
         }
     }
 }

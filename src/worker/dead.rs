@@ -1,7 +1,10 @@
 //! A dead letter: stored for certain before the task leaves its queue.
 
 use super::{Worker, backoff::Backoff, policy::Death, watch::Terms};
-use crate::{broker::Delivery, task::dead_headers};
+use crate::{
+    broker::{Delivery, Stored},
+    task::dead_headers,
+};
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time;
@@ -14,7 +17,10 @@ const MAX_ERROR: usize = 1024;
 pub async fn store(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, death: &Death) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let subject = worker.queue.dead(id);
-    let msg_id = format!("{}:{}", worker.queue.stream(), task.sequence());
+    // With the time: the numbers of a stream that is made again begin anew, and the letter of another
+    // task must not pass for this one's.
+    let Stored { sequence, at } = task.stored();
+    let msg_id = format!("{}:{sequence}:{at}", worker.queue.stream());
     let mut last_error = String::new();
     loop {
         let room = worker.broker.max_payload().saturating_sub(task.payload().len());

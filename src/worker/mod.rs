@@ -16,9 +16,10 @@ mod policy;
 mod pull_loop;
 mod run_task;
 mod slots;
+mod unconfirmed;
 mod watch;
 
-use self::{drained::Drained, gate::Gate, http::Handler, metrics::Metrics, watch::Known};
+use self::{drained::Drained, gate::Gate, http::Handler, metrics::Metrics, unconfirmed::Unconfirmed, watch::Known};
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
@@ -46,6 +47,7 @@ struct Worker {
     /// Reads the consumer anew.
     look_again: Arc<Notify>,
     metrics: Metrics,
+    unconfirmed: Unconfirmed,
     /// Cancelled when what still runs has to be handed back.
     hurry: CancellationToken,
 }
@@ -86,6 +88,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         known,
         look_again: Arc::default(),
         metrics,
+        unconfirmed: Unconfirmed::default(),
         hurry: CancellationToken::new(),
     });
     let watch = watch::watch(

@@ -44,6 +44,7 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
         shutdown,
         slots: Slots::default(),
         tasks: JoinSet::new(),
+        unconfirmed: JoinSet::new(),
         inbox: None,
         epoch: 0,
         hold: None,
@@ -62,7 +63,9 @@ struct PullLoop {
     link: watch::Receiver<Link>,
     handler: watch::Receiver<Option<String>>,
     slots: Slots,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Option<Delivery>>,
+    /// Tasks that are done and hold no slot, but the broker did not confirm it yet.
+    unconfirmed: JoinSet<()>,
     inbox: Option<PullInbox>,
     epoch: u64,
     hold: Option<Hold>,
@@ -81,7 +84,7 @@ impl PullLoop {
             self.show();
             let stopping = self.shutdown.is_cancelled();
             if stopping {
-                if self.tasks.is_empty() {
+                if self.tasks.is_empty() && self.unconfirmed.is_empty() {
                     return;
                 }
                 stop_at.get_or_insert_with(|| Instant::now() + self.longest_attempt() + WIND_UP);
@@ -95,6 +98,7 @@ impl PullLoop {
                         self.finished(ended);
                     }
                 }
+                Some(_) = self.unconfirmed.join_next() => {}
                 Some(arrival) = next(&mut self.inbox) => self.arrived(arrival),
                 Ok(()) = self.known.changed() => {}
                 Ok(()) = self.link.changed() => {}
@@ -227,10 +231,17 @@ impl PullLoop {
         self.tasks.spawn(async move { run_task::run(&worker, task).await });
     }
 
-    fn finished(&mut self, ended: Result<(), tokio::task::JoinError>) {
+    fn finished(&mut self, ended: Result<Option<Delivery>, tokio::task::JoinError>) {
         self.slots.finished();
-        if let Err(error) = ended {
-            tracing::error!(%error, "a task ended by a fault in the worker: it is delivered again after ackWait");
+        match ended {
+            Ok(None) => {}
+            Ok(Some(unconfirmed)) => {
+                self.unconfirmed
+                    .spawn(run_task::confirm(self.worker.clone(), unconfirmed));
+            }
+            Err(error) => {
+                tracing::error!(%error, "a task ended by a fault in the worker: it is delivered again after ackWait");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
 use crate::broker::Delivery;
 use std::{
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::time;
@@ -19,41 +20,109 @@ use tokio::time;
 /// grows, and holds none, needs the delay stream.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long one answer of the broker is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one answer of the broker is waited for, with the task's slot. It usually takes less than a
+/// millisecond; and a broker that crashed does not answer an ack for a delivery that it forgot.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What became of a task here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Retried,
+    DeadLettered,
+    Dropped,
+    Lost,
+    HandedBack,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retried => "retried",
+            Self::DeadLettered => "dead_lettered",
+            Self::Dropped => "dropped",
+            Self::Lost => "lost",
+            Self::HandedBack => "handed_back",
+        }
+    }
+}
 
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
-/// then the broker gives the task to another worker.
-pub async fn run(worker: &Worker, task: Delivery) {
+/// then the broker gives the task to another worker. Returns the task when it is done, but the broker
+/// did not confirm that: it needs no slot any more, but [`confirm`].
+pub async fn run(worker: &Worker, task: Delivery) -> Option<Delivery> {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
             subject = task.subject(),
             "a task with a foreign subject; it stays in the queue"
         );
-        return;
+        return None;
     };
-    let Some(terms) = worker.known.borrow().terms.clone() else {
-        return;
+    let terms = worker.known.borrow().terms.clone()?;
+    let done = if worker.unconfirmed.contains(task.stored()) {
+        tracing::debug!(
+            call_id = id,
+            "delivered again before the broker heard that it is done; not run again"
+        );
+        true
+    } else {
+        let outcome = outcome(worker, &task, id, &terms).await;
+        worker.metrics.task(outcome.as_str());
+        outcome == Outcome::Done
     };
-    let mut lease = pin!(lease::keep(&task, worker.known.clone(), &worker.metrics));
-    let outcome = tokio::select! {
+    (done && task.ack(PATIENCE).await.is_err()).then_some(task)
+}
+
+async fn outcome(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> Outcome {
+    let mut lease = pin!(lease::keep(task, worker.known.clone(), &worker.metrics));
+    let verdict = tokio::select! {
         // What is finished is finished, also when the lease was lost at the same moment.
         biased;
-        verdict = attempt(worker, &task, id, &terms) => match verdict {
-            Verdict::Done => done(worker, &task, id, &terms).await,
-            verdict => tokio::select! {
-                // A word about a task that is no longer ours would count for its new owner.
-                biased;
-                () = &mut lease => lost(&task, id),
-                outcome = not_done(worker, &task, id, &terms, verdict) => outcome,
-                () = worker.hurry.cancelled() => hand_back(&task, id).await,
-            },
-        },
-        () = &mut lease => lost(&task, id),
-        () = worker.hurry.cancelled() => hand_back(&task, id).await,
+        verdict = attempt(worker, task, id, terms) => verdict,
+        () = &mut lease => return lost(task, id),
+        () = worker.hurry.cancelled() => return hand_back(task, id).await,
     };
-    worker.metrics.task(outcome);
+    if verdict == Verdict::Done {
+        return Outcome::Done;
+    }
+    tokio::select! {
+        // A word about a task that is no longer ours would count for its new owner.
+        biased;
+        () = &mut lease => lost(task, id),
+        outcome = not_done(worker, task, id, terms, verdict) => outcome,
+        () = worker.hurry.cancelled() => hand_back(task, id).await,
+    }
+}
+
+/// Says that `task` is done until the broker confirms it. Beyond the lease, too, as an ack that comes
+/// late still spares another run; but not for ever.
+pub async fn confirm(worker: Arc<Worker>, task: Delivery) {
+    let ack_wait = worker
+        .known
+        .borrow()
+        .terms
+        .as_ref()
+        .map_or(Duration::ZERO, |terms| terms.ack_wait);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let _remembered = worker.unconfirmed.remember(task.stored());
+    let confirmed = async {
+        while task.ack(5 * PATIENCE).await.is_err() {
+            time::sleep(backoff.next()).await;
+        }
+    };
+    // Twice: a broker that forgot this delivery hears nothing of it before it made it again.
+    tokio::select! {
+        () = confirmed => return,
+        () = time::sleep(2 * ack_wait) => {}
+        () = worker.hurry.cancelled() => {}
+    }
+    worker.metrics.acks_unconfirmed.inc();
+    tracing::warn!(
+        subject = task.subject(),
+        "a task is done, but the broker did not confirm that it heard so: it may run again"
+    );
 }
 
 /// One attempt, unless the task has had all of them.
@@ -106,32 +175,14 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
     verdict
 }
 
-/// The task is done: says so until the broker confirms it. Beyond the lease, too, as an ack that comes
-/// late still spares another run; but not for ever.
-async fn done(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> &'static str {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let give_up = Instant::now() + 2 * terms.ack_wait;
-    loop {
-        let Err(error) = task.ack(PATIENCE).await else {
-            return "done";
-        };
-        if Instant::now() >= give_up || worker.hurry.is_cancelled() {
-            worker.metrics.acks_unconfirmed.inc();
-            tracing::warn!(call_id = id, %error, "the task is done, but the broker did not confirm it: it may run again");
-            return "done";
-        }
-        time::sleep(backoff.next()).await;
-    }
-}
-
-async fn not_done(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, verdict: Verdict) -> &'static str {
+async fn not_done(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, verdict: Verdict) -> Outcome {
     match verdict {
-        Verdict::Done => "done",
+        Verdict::Done => Outcome::Done,
         Verdict::Retry(_) => {
             if let Err(error) = task.nak(RETRY_DELAY, PATIENCE).await {
                 tracing::debug!(call_id = id, %error, "the broker was not told; the task is delivered again after ackWait");
             }
-            "retried"
+            Outcome::Retried
         }
         Verdict::Dead(death) if terms.settings.dead_letter => {
             dead::store(worker, task, id, terms, &death).await;
@@ -142,14 +193,14 @@ async fn not_done(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, ver
                 worker.metrics.acks_unconfirmed.inc();
                 tracing::debug!(call_id = id, %error, "the dead letter is stored, but the broker did not confirm the ack");
             }
-            "dead_lettered"
+            Outcome::DeadLettered
         }
         Verdict::Dead(death) => {
             if let Err(error) = task.term(death.reason.as_str(), PATIENCE).await {
                 worker.metrics.acks_unconfirmed.inc();
                 tracing::debug!(call_id = id, %error, "the broker did not confirm that the dead task is dropped");
             }
-            "dropped"
+            Outcome::Dropped
         }
     }
 }
@@ -159,16 +210,16 @@ fn count_dead(worker: &Worker, death: &Death) {
     worker.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
 }
 
-fn lost(task: &Delivery, id: &str) -> &'static str {
+fn lost(task: &Delivery, id: &str) -> Outcome {
     tracing::warn!(
         call_id = id,
         attempt = task.delivered(),
         "the lease could not be renewed in time: the attempt is cut off, and the task goes to another worker"
     );
-    "lost"
+    Outcome::Lost
 }
 
-async fn hand_back(task: &Delivery, id: &str) -> &'static str {
+async fn hand_back(task: &Delivery, id: &str) -> Outcome {
     let told = task.nak(Duration::ZERO, PATIENCE).await;
     tracing::warn!(
         call_id = id,
@@ -176,5 +227,5 @@ async fn hand_back(task: &Delivery, id: &str) -> &'static str {
         confirmed = told.is_ok(),
         "not finished before this worker has to stop: the attempt is cut off, and the task goes to another worker"
     );
-    "handed_back"
+    Outcome::HandedBack
 }

@@ -3,6 +3,7 @@
 
 use super::{
     process::Process,
+    requests::{self, Request},
     scratch::Scratch,
     tools::{Tool, free_port},
 };
@@ -15,9 +16,8 @@ use kube::{
     api::PostParams,
     runtime::wait::{await_condition, conditions},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
-    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -53,34 +53,6 @@ impl Servers {
             }
         }
         Ok(())
-    }
-}
-
-/// One request that the API server answered or, if it is a watch, began to answer.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// What the client calls itself; empty if it does not. See [`ApiServer::client_named`].
-    pub user_agent: String,
-    /// The user in force, so the impersonated one.
-    pub user: String,
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`.
-    pub verb: String,
-    /// For example `deployments`; empty for paths such as `/readyz`.
-    pub resource: String,
-    /// For example `status`; mostly empty.
-    pub subresource: String,
-    /// Empty for what is in no namespace.
-    pub namespace: String,
-    /// Empty for lists and for creates with a generated name.
-    pub name: String,
-    /// HTTP status of the answer.
-    pub code: u16,
-}
-
-impl Request {
-    /// Whether it could change something.
-    pub fn is_write(&self) -> bool {
-        !matches!(self.verb.as_str(), "get" | "list" | "watch")
     }
 }
 
@@ -277,38 +249,7 @@ impl ApiServer {
     /// Every request answered so far, in the order they ended (a watch: began), each once. Complete for
     /// requests whose answer has arrived, but for those with a large answer, which may be a moment late.
     pub fn requests(&self) -> Vec<Request> {
-        let text = fs::read_to_string(self.dir.path().join("audit.log")).unwrap_or_default();
-        let mut seen = HashSet::new();
-        // The last line may still be being written.
-        let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-        complete
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .filter(|event| seen.insert(event["auditID"].to_string()))
-            .map(|event| {
-                let text = |pointer| {
-                    event
-                        .pointer(pointer)
-                        .and_then(Value::as_str)
-                        .unwrap_or_default()
-                        .to_owned()
-                };
-                let user = event.get("impersonatedUser").unwrap_or(&event["user"]);
-                Request {
-                    user_agent: text("/userAgent"),
-                    user: user["username"].as_str().unwrap_or_default().to_owned(),
-                    verb: text("/verb"),
-                    resource: text("/objectRef/resource"),
-                    subresource: text("/objectRef/subresource"),
-                    namespace: text("/objectRef/namespace"),
-                    name: text("/objectRef/name"),
-                    code: event["responseStatus"]["code"]
-                        .as_u64()
-                        .and_then(|code| code.try_into().ok())
-                        .unwrap_or_default(),
-                }
-            })
-            .collect()
+        requests::read(&self.dir.path().join("audit.log"))
     }
 
     /// The requests of the client that [`ApiServer::client_named`] made.

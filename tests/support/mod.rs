@@ -8,7 +8,9 @@
 )]
 
 pub mod apiserver;
+pub mod kubectl;
 pub mod nats;
 pub mod process;
+pub mod requests;
 pub mod scratch;
 pub mod tools;

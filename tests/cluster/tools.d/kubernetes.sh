@@ -67,8 +67,9 @@ replace_reflect2() {
 # Go 1.16 made a comparison in this validation of custom resources true that never was: an empty string became a null,
 # and was refused. Kubernetes took the comparison out (kube-openapi #230).
 allow_empty_strings() {
-  local file=$KUBERNETES_TREE/vendor/github.com/go-openapi/validate/type.go
+  local file=$KUBERNETES_TREE/vendor/k8s.io/kube-openapi/pkg/validation/validate/type.go
   sed -i 's/if data == nil || reflect.DeepEqual(.*{$/if data == nil {/' "$file"
+  grep -q 'if data == nil {' "$file" || die "$file is not as expected: an API server built from it would refuse empty strings"
 }
 
 # The one generated file that the source package lacks.

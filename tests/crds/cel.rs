@@ -1,0 +1,214 @@
+//! The CEL rules: what each lets pass, and what it refuses with which message. Evaluated on the schema
+//! that the CRD has, after its defaults, as an API server does.
+
+use super::{schema::roots, server::object};
+use kube::core::cel::Validator;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// The messages of the rules that refuse `new`, an update of `old` if there is one.
+fn refused(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let kind = new["kind"].as_str().unwrap();
+    let (_, schema) = roots().into_iter().find(|(name, _)| name == kind).unwrap();
+    match Validator::new().validate_with_defaults(&schema, new, old) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.as_slice().iter().map(|error| error.message.clone()).collect(),
+    }
+}
+
+fn group(spec: Value) -> Value {
+    group_named("acme", spec)
+}
+
+fn group_named(name: &str, mut spec: Value) -> Value {
+    spec.as_object_mut().unwrap().entry("concurrency").or_insert(json!(1));
+    object("TaskGroup", name, &spec)
+}
+
+/// A rule by the start of its message, with objects that it lets pass and some that it refuses.
+/// Pairs are updates: the old object and the new one.
+struct Case {
+    message: &'static str,
+    good: Vec<(Option<Value>, Value)>,
+    bad: Vec<(Option<Value>, Value)>,
+}
+
+fn creates(objects: impl IntoIterator<Item = Value>) -> Vec<(Option<Value>, Value)> {
+    objects.into_iter().map(|object| (None, object)).collect()
+}
+
+fn updates(pairs: impl IntoIterator<Item = (Value, Value)>) -> Vec<(Option<Value>, Value)> {
+    pairs.into_iter().map(|(old, new)| (Some(old), new)).collect()
+}
+
+fn task_group_cases() -> Vec<Case> {
+    let queue = |queue: &str| group(json!({"queue": queue}));
+    let storage = |type_: &str| group(json!({"storage": {"type": type_}}));
+    let pods = |concurrency: i64, per_pod: i64| {
+        group(json!({"concurrency": concurrency, "workers": {"maxInflightPerPod": per_pod}}))
+    };
+    let task = |task: &str| group(json!({"timeouts": {"task": task}}));
+    let ack_wait = |ack_wait: &str| group(json!({"timeouts": {"ackWait": ack_wait}}));
+    let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
+    let env = |variable: Value| group(json!({"env": [{"name": "FINE", "value": ""}, variable]}));
+    let secret = json!({"name": "acme", "key": "token"});
+    vec![
+        Case {
+            message: "metadata.name is at most 55 characters without dots",
+            good: creates([group_named(&"a".repeat(55), json!({}))]),
+            bad: creates([
+                group_named(&"a".repeat(56), json!({})),
+                group_named("acme.com", json!({})),
+            ]),
+        },
+        Case {
+            message: "spec.queue can't be changed",
+            good: updates([
+                (queue("a"), queue("a")),
+                (group(json!({})), queue("acme")),
+                (queue("acme"), group(json!({}))),
+                (group(json!({})), group(json!({"concurrency": 2}))),
+            ]),
+            bad: updates([
+                (queue("a"), queue("b")),
+                (queue("a"), group(json!({}))),
+                (group(json!({})), queue("a")),
+            ]),
+        },
+        Case {
+            message: "spec.concurrency needs more than 500 pods",
+            good: creates([pods(500, 1), pods(100_000, 200), group(json!({"concurrency": 50_000}))]),
+            bad: creates([pods(501, 1), group(json!({"concurrency": 50_001}))]),
+        },
+        Case {
+            message: "timeouts.task is 1ms to 24h",
+            good: creates([task("1ms"), task("24h"), task("1h30m"), task("23h59m59s999ms")]),
+            bad: creates([task("0s"), task("24h1ms"), task("9999h")]),
+        },
+        Case {
+            message: "timeouts.ackWait is 2s to 1h",
+            good: creates([ack_wait("2s"), ack_wait("1h"), ack_wait("60m")]),
+            bad: creates([ack_wait("1s999ms"), ack_wait("61m")]),
+        },
+        Case {
+            message: "storage.type can't be changed",
+            good: updates([
+                (storage("Memory"), storage("Memory")),
+                (group(json!({})), storage("File")),
+            ]),
+            bad: updates([
+                (storage("Memory"), storage("File")),
+                (group(json!({})), storage("Memory")),
+                (storage("Memory"), group(json!({}))),
+            ]),
+        },
+        Case {
+            message: "storage.duplicateWindow is 100ms to 24h",
+            good: creates([window("100ms"), window("24h")]),
+            bad: creates([window("99ms"), window("24h1s")]),
+        },
+        Case {
+            message: "an environment variable has either value or valueFrom",
+            good: creates([
+                env(json!({"name": "A"})),
+                env(json!({"name": "A", "value": "x"})),
+                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret}})),
+            ]),
+            bad: creates([env(
+                json!({"name": "A", "value": "", "valueFrom": {"secretKeyRef": secret}}),
+            )]),
+        },
+        Case {
+            message: "valueFrom names exactly one source",
+            good: creates([
+                env(json!({"name": "A", "valueFrom": {"configMapKeyRef": secret}})),
+                env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})),
+            ]),
+            bad: creates([
+                env(json!({"name": "A", "valueFrom": {}})),
+                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret, "configMapKeyRef": secret}})),
+            ]),
+        },
+    ]
+}
+
+fn task_handler_cases() -> Vec<Case> {
+    let handler = |spec: &Value| object("TaskHandler", "default", spec);
+    let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
+    let upstream = json!({"url": "http://example.com/"});
+    vec![
+        Case {
+            message: "exactly one of http and upstream says how to run a task",
+            good: creates([
+                handler(&json!({"http": {}, "template": template})),
+                handler(&json!({"upstream": upstream})),
+            ]),
+            bad: creates([
+                handler(&json!({})),
+                handler(&json!({"template": template})),
+                handler(&json!({"http": {}, "upstream": upstream, "template": template})),
+            ]),
+        },
+        Case {
+            message: "http needs template",
+            good: creates([handler(&json!({"http": {}, "template": template}))]),
+            bad: creates([handler(&json!({"http": {}}))]),
+        },
+        Case {
+            message: "http.port 9797 is the worker's own port",
+            good: creates([handler(&json!({"http": {"port": 9796}, "template": template}))]),
+            bad: creates([handler(&json!({"http": {"port": 9797}, "template": template}))]),
+        },
+    ]
+}
+
+#[test]
+fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
+    let mut problems = Vec::new();
+    for case in task_group_cases().into_iter().chain(task_handler_cases()) {
+        for (old, new) in &case.good {
+            let messages = refused(new, old.as_ref());
+            if !messages.is_empty() {
+                problems.push(format!("refused: {old:?} → {new}: {messages:?}"));
+            }
+        }
+        for (old, new) in &case.bad {
+            let messages = refused(new, old.as_ref());
+            if !(messages.len() == 1 && messages[0].starts_with(case.message)) {
+                problems.push(format!(
+                    "not refused by {:?}: {old:?} → {new}: {messages:?}",
+                    case.message
+                ));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn no_rule_is_without_a_case() {
+    let cases: Vec<Case> = task_group_cases().into_iter().chain(task_handler_cases()).collect();
+    let mut rules = BTreeSet::new();
+    for (_, root) in roots() {
+        collect_messages(&root, &mut rules);
+    }
+    rules.retain(|rule| !cases.iter().any(|case| rule.starts_with(case.message)));
+    assert!(rules.is_empty(), "without a case here: {rules:#?}");
+}
+
+fn collect_messages(schema: &Value, messages: &mut BTreeSet<String>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| collect_messages(item, messages)),
+        Value::Object(fields) => {
+            let rules = fields.get("x-kubernetes-validations").and_then(Value::as_array);
+            messages.extend(
+                rules
+                    .into_iter()
+                    .flatten()
+                    .map(|rule| rule["message"].as_str().unwrap_or("").to_owned()),
+            );
+            fields.values().for_each(|field| collect_messages(field, messages));
+        }
+        _ => {}
+    }
+}

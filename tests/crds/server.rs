@@ -1,0 +1,126 @@
+//! What a real API server makes of the CRDs.
+
+use super::support::apiserver::ApiServer;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+};
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+
+/// A TaskGroup or TaskHandler with exactly this spec, so that nothing of ours fills in what is missing.
+pub fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "taskgroup.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    })
+}
+
+/// Creates an object and returns its spec as the server keeps it.
+async fn create(server: &ApiServer, object: Value) -> kube::Result<Value> {
+    let kind = object["kind"].as_str().unwrap().to_owned();
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("taskgroup.io", "v1alpha1", &kind));
+    let namespace = server.namespace().await;
+    let api: Api<DynamicObject> = Api::namespaced_with(server.client(), &namespace, &resource);
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    Ok(api.create(&PostParams::default(), &object).await?.data["spec"].take())
+}
+
+/// Compares with a file in `tests/golden/`.
+fn assert_golden(file: &str, actual: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    let expected: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap_or_default()).unwrap_or_default();
+    let actual_text = serde_json::to_string_pretty(actual).unwrap();
+    assert!(
+        *actual == expected,
+        "tests/golden/{file} is not what the server says, which is\n{actual_text}"
+    );
+}
+
+#[tokio::test]
+async fn both_definitions_are_established_and_structural() {
+    let server = ApiServer::shared_with_crds().await;
+    let api: Api<CustomResourceDefinition> = Api::all(server.client());
+    for (_, crd) in taskgroup::api::crds() {
+        let name = crd.metadata.name.unwrap();
+        let installed = api.get(&name).await.unwrap();
+        let conditions = installed.status.unwrap().conditions.unwrap();
+        let status = |type_: &str| {
+            let condition = conditions.iter().find(|condition| condition.type_ == type_);
+            condition.map(|condition| condition.status.as_str())
+        };
+        assert_eq!(status("Established"), Some("True"), "{name}: {conditions:?}");
+        assert_eq!(status("NamesAccepted"), Some("True"), "{name}: {conditions:?}");
+        assert_eq!(status("NonStructuralSchema"), None, "{name}: {conditions:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_group_with_only_a_concurrency_is_complete() {
+    let server = ApiServer::shared_with_crds().await;
+    let spec = create(server, object("TaskGroup", "acme", &json!({"concurrency": 2}))).await;
+    assert_golden("minimal-task-group.json", &spec.unwrap());
+}
+
+#[tokio::test]
+async fn a_task_handler_listens_on_8080_unless_it_says_otherwise() {
+    let server = ApiServer::shared_with_crds().await;
+    let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
+    let spec = json!({"http": {}, "template": template});
+    let spec = create(server, object("TaskHandler", "default", &spec)).await.unwrap();
+    assert_eq!(spec["http"], json!({"port": 8080, "path": "/"}));
+    assert_eq!(spec["template"], template, "the pod template is kept as it was written");
+}
+
+#[tokio::test]
+async fn a_null_is_the_same_as_nothing() {
+    let server = ApiServer::shared_with_crds().await;
+    let spec = json!({
+        "concurrency": 2,
+        "queue": null,
+        "env": null,
+        "retry": null,
+        "suspend": null,
+        "storage": {"type": null, "maxBytes": null, "duplicateWindow": null},
+    });
+    let spec = create(server, object("TaskGroup", "acme", &spec)).await;
+    assert_golden("minimal-task-group.json", &spec.unwrap());
+}
+
+#[tokio::test]
+async fn sizes_are_numbers_or_quantities() {
+    let server = ApiServer::shared_with_crds().await;
+    for size in [json!(0), json!(1_048_576), json!("1048576"), json!("1Mi"), json!("3G")] {
+        let spec = json!({"concurrency": 1, "storage": {"maxTaskSize": size}});
+        let spec = create(server, object("TaskGroup", "acme", &spec)).await.unwrap();
+        assert_eq!(spec["storage"]["maxTaskSize"], size);
+    }
+}
+
+#[tokio::test]
+async fn every_field_at_its_bounds_is_accepted() {
+    let server = ApiServer::shared_with_crds().await;
+    let label = "a".repeat(63);
+    let env: Vec<Value> = (0..256)
+        .map(|n| json!({"name": format!("V{n}"), "value": "x"}))
+        .collect();
+    for spec in [
+        json!({
+            "concurrency": 1, "queue": "a", "timeouts": {"task": "1ms", "ackWait": "2s"}, "retry": {"maxAttempts": 1},
+            "workers": {"maxInflightPerPod": 1}, "env": [], "deletionPolicy": "DeleteIfEmpty",
+            "storage": {"type": "Memory", "replicas": 1, "duplicateWindow": "100ms"},
+        }),
+        json!({
+            "concurrency": 100_000, "queue": label, "timeouts": {"task": "24h", "ackWait": "59m59s999ms"},
+            "retry": {"maxAttempts": 1000}, "workers": {"maxInflightPerPod": 1000}, "env": env,
+            "storage": {"replicas": 5, "maxTasks": i64::MAX, "maxTaskSize": "64Mi", "duplicateWindow": "24h"},
+        }),
+    ] {
+        if let Err(error) = create(server, object("TaskGroup", "acme", &spec)).await {
+            panic!("{spec}: {error}");
+        }
+    }
+}

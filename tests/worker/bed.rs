@@ -1,0 +1,409 @@
+//! What the tests of the worker run on: a real NATS, a group's pipeline as the operator would make it,
+//! and workers as processes of their own, which can be killed.
+
+use crate::support::nats::NatsServer;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use taskgroup::{
+    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, overlay},
+    cli::NatsArgs,
+    names::{self, DEAD_STREAM, Queue, StreamName},
+    settings::WorkerSettings,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+
+/// How long anything may take before a test gives up; nothing here takes more than a few seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition().await {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The pipeline of a group.
+#[derive(Clone)]
+pub struct Group {
+    pub concurrency: i64,
+    pub ack_wait: Duration,
+    pub settings: WorkerSettings,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self {
+            concurrency: 4,
+            ack_wait: Duration::from_secs(30),
+            settings: WorkerSettings {
+                group: "acme".into(),
+                max_inflight: 100,
+                task_timeout_ms: 60_000,
+                max_attempts: 5,
+                dead_letter: true,
+            },
+        }
+    }
+}
+
+impl Group {
+    pub fn concurrency(mut self, concurrency: i64) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    pub fn ack_wait(mut self, seconds: u64) -> Self {
+        self.ack_wait = Duration::from_secs(seconds);
+        self
+    }
+
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.settings.max_attempts = attempts;
+        self
+    }
+
+    fn consumer(&self) -> ConsumerConfig {
+        let metadata = BTreeMap::from([(names::keys::SETTINGS.to_owned(), self.settings.to_json())]);
+        ConsumerConfig::workers(self.concurrency, self.ack_wait, metadata)
+    }
+}
+
+/// A NATS of this test's own, and the queue `crawl/acme` in it.
+pub struct Bed {
+    pub nats: NatsServer,
+    pub broker: Broker,
+    pub queue: Queue,
+    pid_file: tempfile::TempPath,
+}
+
+impl Bed {
+    /// With the pipeline of `group`.
+    pub async fn with(group: &Group) -> Self {
+        let bed = Self::empty().await;
+        bed.create_stream().await;
+        bed.create_dead_letters().await;
+        bed.create_consumer(group).await;
+        bed
+    }
+
+    /// With nothing in it.
+    pub async fn empty() -> Self {
+        let pid_file = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
+        let nats = NatsServer::start_with(&format!("pid_file: {:?}", pid_file.display().to_string())).await;
+        let broker = Broker::connect(&nats_args(&nats), "test").await.expect("a client");
+        let bed = Self {
+            nats,
+            broker,
+            queue: Queue::new("crawl", "acme"),
+            pid_file,
+        };
+        bed.connected().await;
+        bed
+    }
+
+    /// Waits until our own client is connected (again).
+    pub async fn connected(&self) {
+        until("the test's own connection", async || self.broker.check().is_ok()).await;
+    }
+
+    /// Restarts NATS in good order, as in an upgrade. (`self.nats.restart()` crashes it.)
+    pub async fn restart_nats(&self) {
+        let pid = std::fs::read_to_string(&self.pid_file).expect("the server's pid file");
+        let sent = Command::new("kill")
+            .args(["-INT", pid.trim()])
+            .status()
+            .expect("kill can be run");
+        assert!(sent.success(), "NATS was gone already");
+        until("NATS has stopped", async || self.nats.monitor("/healthz").is_err()).await;
+        self.nats.resume().await;
+    }
+
+    pub fn stream(&self) -> StreamName {
+        self.queue.stream()
+    }
+
+    pub async fn create_stream(&self) {
+        let config = StreamConfig {
+            name: self.stream().to_string(),
+            subjects: vec![self.queue.subjects()],
+            retention: taskgroup::broker::Retention::WorkQueue,
+            ..dead_letters("test", 1)
+        };
+        self.broker.create_stream(&config).await.expect("a stream");
+    }
+
+    pub async fn create_dead_letters(&self) {
+        let config = dead_letters("test", 1);
+        self.broker
+            .create_stream(&config)
+            .await
+            .expect("the dead-letter stream");
+    }
+
+    pub async fn create_consumer(&self, group: &Group) {
+        let made = self.broker.create_consumer(&self.stream(), &group.consumer()).await;
+        made.expect("a consumer");
+    }
+
+    /// Changes the group as the operator does.
+    pub async fn change(&self, group: &Group) {
+        let stream = self.stream();
+        let now = self
+            .broker
+            .consumer(&stream)
+            .await
+            .expect("an answer")
+            .expect("a consumer");
+        let config = overlay(&group.consumer(), &now.config);
+        self.broker
+            .update_consumer(&stream, &config)
+            .await
+            .expect("a changed consumer");
+        self.broker.notify_settings(&self.queue).await.expect("a notice");
+    }
+
+    /// Puts a task into the queue.
+    pub async fn publish(&self, id: &str, payload: &str) {
+        self.publish_with(id, &[], payload).await;
+    }
+
+    /// Puts a task with headers into the queue.
+    pub async fn publish_with(&self, id: &str, headers: &[(&str, &str)], payload: &str) {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        let payload = payload.to_owned().into();
+        let stored = self.broker.store(&self.queue.task(id), &headers, payload).await;
+        stored.expect("a stored task");
+    }
+
+    /// Puts `count` tasks into the queue, named by their number from 0.
+    pub async fn publish_many(&self, count: usize) {
+        for id in 0..count {
+            self.publish(&id.to_string(), "").await;
+        }
+    }
+
+    /// Waits until the queue is empty: nothing waits, nothing runs.
+    pub async fn empty_queue(&self) {
+        let stream = self.stream();
+        until("the queue is empty", async || {
+            self.nats.messages(stream.as_str()).await == 0
+        })
+        .await;
+    }
+
+    /// Waits for `count` dead letters, and returns them with their headers (names in lower case).
+    pub async fn dead_letters(&self, count: u64) -> Vec<Dead> {
+        until("the dead letters", async || {
+            self.nats.messages(DEAD_STREAM).await == count
+        })
+        .await;
+        let stream = self
+            .nats
+            .jetstream()
+            .await
+            .get_stream(DEAD_STREAM)
+            .await
+            .expect("the stream");
+        let mut letters = Vec::new();
+        for sequence in 1..=count {
+            let message = stream.get_raw_message(sequence).await.expect("a dead letter");
+            letters.push(Dead {
+                subject: message.subject.to_string(),
+                payload: String::from_utf8_lossy(&message.payload).into_owned(),
+                headers: message
+                    .headers
+                    .iter()
+                    .map(|(name, values)| {
+                        (
+                            name.to_string().to_lowercase(),
+                            values.first().map_or("", |value| value.as_str()).to_owned(),
+                        )
+                    })
+                    .collect(),
+            });
+        }
+        letters
+    }
+
+    /// The consumer in the server's words.
+    pub async fn consumer_info(&self) -> Value {
+        self.nats.consumer(self.stream().as_str()).await.expect("a consumer")
+    }
+
+    /// A worker process for the handler at `url`, once it has started. Not yet ready.
+    pub async fn worker(&self, url: &str) -> Worker {
+        Worker::start(&self.nats.url(), &self.queue, url).await
+    }
+
+    /// A worker process that is ready.
+    pub async fn ready_worker(&self, url: &str) -> Worker {
+        let worker = self.worker(url).await;
+        worker.ready().await;
+        worker
+    }
+}
+
+/// A dead letter.
+#[derive(Debug)]
+pub struct Dead {
+    pub subject: String,
+    pub payload: String,
+    pub headers: BTreeMap<String, String>,
+}
+
+fn nats_args(nats: &NatsServer) -> NatsArgs {
+    NatsArgs {
+        nats_url: vec![nats.url()],
+        nats_creds: None,
+    }
+}
+
+/// `taskgroup worker` as a process of its own. Killed when dropped, and when the test ends.
+pub struct Worker {
+    child: Child,
+    admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Worker {
+    async fn start(nats_url: &str, queue: &Queue, handler_url: &str) -> Self {
+        // The kernel kills it when the thread of the test is gone, however that ended.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_taskgroup"), "worker"])
+            .args(["--nats-url", nats_url, "--handler-url", handler_url])
+            .args(["--namespace", &queue.namespace, "--queue", &queue.name])
+            .args([
+                "--admin-addr",
+                "127.0.0.1:0",
+                "--log-format",
+                "json",
+                "--log",
+                "taskgroup=debug",
+            ])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the worker can be run (setpriv is in Debian's util-linux)");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+        let log: Arc<Mutex<String>> = Arc::default();
+        let written = log.clone();
+        let (sender, started) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut sender = Some(sender);
+            while let Some(Ok(line)) = lines.next() {
+                if let Ok(entry) = serde_json::from_str::<Value>(&line)
+                    && let Some(admin) = entry["admin"].as_str()
+                    && let Some(sender) = sender.take()
+                {
+                    let _ = sender.send(admin.parse().expect("an address"));
+                }
+                let mut log = written.lock().expect("the log");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let admin = started.await.expect("the worker says where its admin server is");
+        Self { child, admin, log }
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        until("the worker is ready", async || self.get("/readyz").await.0 == 200).await;
+    }
+
+    /// Waits until it is not ready, for a reason that contains `words`.
+    pub async fn not_ready(&self, words: &str) {
+        until(&format!("the worker is not ready: {words}"), async || {
+            let (status, text) = self.get("/readyz").await;
+            status == 503 && text.contains(words)
+        })
+        .await;
+    }
+
+    /// A page of its admin server; status 0 where there is none.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        get(self.admin, path).await.unwrap_or_default()
+    }
+
+    /// A page of its admin server, asked for now and awaited later.
+    pub fn ask(&self, path: &'static str) -> tokio::task::JoinHandle<(u16, String)> {
+        let admin = self.admin;
+        tokio::spawn(async move { get(admin, path).await.unwrap_or_default() })
+    }
+
+    /// One sample of its metrics.
+    pub async fn metric(&self, sample: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill can be run");
+        assert!(sent.success(), "the worker was gone already");
+    }
+
+    /// Waits for its end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the worker ends", async || {
+            status = self.child.try_wait().expect("its state");
+            status.is_some()
+        })
+        .await;
+        status.expect("a status")
+    }
+
+    /// Ends it without a chance to say a word: kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// How often `words` are in its log so far.
+    pub fn logged(&self, words: &str) -> usize {
+        self.log.lock().expect("the log").matches(words).count()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- a worker's log:\n{}", self.log.lock().expect("the log"));
+        }
+    }
+}
+
+async fn get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(addr).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
