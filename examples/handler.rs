@@ -182,8 +182,8 @@ struct Running {
 impl Running {
     /// Recorded before the worker is answered: when the next task starts, this one has ended.
     async fn end(&mut self) {
-        self.ended = true;
         said(self.recorder.tell("end", &self.attempt, now()).await, &self.attempt);
+        self.ended = true;
     }
 }
 

@@ -38,7 +38,9 @@ pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
     if cluster.minor_version()? >= KNOWS_CEL {
         return Ok("--validate=true");
     }
-    println!("# An API server before 1.{KNOWS_CEL} does not know the CEL rules of the CRDs, and kubectl would refuse them.");
+    println!(
+        "# An API server before 1.{KNOWS_CEL} does not know the CEL rules of the CRDs, and kubectl would refuse them."
+    );
     Ok("--validate=false")
 }
 
