@@ -1,4 +1,5 @@
 //! Environment variables of a group: what Kubernetes calls `EnvVar`, without what makes no sense here.
+#![allow(clippy::struct_field_names, reason = "the names are Kubernetes'")]
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};

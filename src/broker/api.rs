@@ -41,7 +41,7 @@ impl Broker {
                 .map_err(|error| match error.kind() {
                     RequestErrorKind::NoResponders => self.no_jetstream(),
                     RequestErrorKind::TimedOut => self.unreachable(format!("no answer to {subject} in time")),
-                    _ => self.unreachable(&error),
+                    _ => self.unreachable(error),
                 })?;
         if let Some(refusal) = answer.get("error") {
             let refusal = Refusal::deserialize(refusal).map_err(|cause| BrokerError::Unreadable {

@@ -4,7 +4,7 @@ use super::error::BrokerError;
 use crate::cli::NatsArgs;
 use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// How long one request may take before NATS counts as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,12 +19,14 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
 /// Whether the connection stands, and how often it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Whether it stands.
     pub up: bool,
     /// How often it was made: a new number means that anything may have changed meanwhile.
     pub epoch: u64,
+    /// Since when it stands, or does not.
+    pub since: Instant,
 }
 
 /// A connection to NATS with JetStream. Cheap to clone.
@@ -47,7 +49,11 @@ impl Broker {
         // Unique, as we tell our own requests from others' by it.
         let inbox_prefix = format!("_INBOX.taskgroup-{role}-{:016x}", rand::random::<u64>());
         let servers = args.nats_url.join(",");
-        let (sender, link) = watch::channel(Link::default());
+        let (sender, link) = watch::channel(Link {
+            up: false,
+            epoch: 0,
+            since: Instant::now(),
+        });
         let mut options = ConnectOptions::new()
             .name(format!("taskgroup-{role}"))
             .custom_inbox_prefix(&inbox_prefix)
@@ -103,6 +109,14 @@ impl Broker {
         &self.servers
     }
 
+    /// Waits until the connection stands, or has been down for `grace`: most outages are a restart.
+    pub async fn settled(&self, grace: Duration) {
+        let mut link = self.link.clone();
+        let since = link.borrow().since;
+        // Neither an end of the wait nor a closed connection changes what comes next.
+        let _ = tokio::time::timeout_at(since + grace, link.wait_for(|link| link.up)).await;
+    }
+
     /// Fails at once, instead of after a timeout, while there is no connection, or one to a server
     /// that is too old.
     pub fn check(&self) -> Result<(), BrokerError> {
@@ -126,6 +140,7 @@ impl Broker {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "so that it fits map_err")]
     pub(super) fn unreachable(&self, cause: impl ToString) -> BrokerError {
         BrokerError::Unreachable {
             servers: self.servers.clone(),
@@ -147,11 +162,18 @@ fn on_event(event: &Event, link: &watch::Sender<Link>) {
             link.send_modify(|link| {
                 link.up = true;
                 link.epoch += 1;
+                link.since = Instant::now();
             });
         }
         Event::Disconnected | Event::Closed => {
             tracing::warn!("the connection to NATS is down; trying again");
-            link.send_modify(|link| link.up = false);
+            link.send_if_modified(|link| {
+                let was_up = std::mem::replace(&mut link.up, false);
+                if was_up {
+                    link.since = Instant::now();
+                }
+                was_up
+            });
         }
         Event::ClientError(error) => tracing::warn!(%error, "NATS connection"),
         Event::ServerError(error) => tracing::warn!(%error, "NATS server"),

@@ -101,7 +101,7 @@ mod tests {
     use serde_json::json;
 
     fn map(value: Value) -> Map<String, Value> {
-        value.as_object().expect("an object").clone()
+        serde_json::from_value(value).expect("an object")
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Sweep {
             .into_iter()
             .map(|info| (info.name(), info))
             .collect();
-        self.find_strays(ctx, &streams, since);
+        find_strays(ctx, &streams, since);
         self.count_dead(ctx, &streams).await?;
 
         let groups = ctx.groups.state();
@@ -145,18 +145,6 @@ impl Sweep {
         Ok(())
     }
 
-    fn find_strays(&self, ctx: &Context, streams: &HashMap<StreamName, StreamInfo>, since: Instant) {
-        let fingerprints = streams
-            .iter()
-            .map(|(name, info)| (name.clone(), fingerprint(&info.config)))
-            .collect();
-        for stream in ctx.known.strays(&fingerprints, since) {
-            tracing::debug!(%stream, "not as it was seen last");
-            ctx.known.changed(&stream);
-            ctx.trigger_stream(&stream);
-        }
-    }
-
     async fn count_dead(
         &mut self,
         ctx: &Context,
@@ -177,6 +165,19 @@ impl Sweep {
             self.dead_state = Some(state);
         }
         Ok(())
+    }
+}
+
+/// Has those groups looked at whose stream is not as it was seen last.
+fn find_strays(ctx: &Context, streams: &HashMap<StreamName, StreamInfo>, since: Instant) {
+    let fingerprints = streams
+        .iter()
+        .map(|(name, info)| (name.clone(), fingerprint(&info.config)))
+        .collect();
+    for stream in ctx.known.strays(&fingerprints, since) {
+        tracing::debug!(%stream, "not as it was seen last");
+        ctx.known.changed(&stream);
+        ctx.trigger_stream(&stream);
     }
 }
 

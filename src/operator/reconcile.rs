@@ -25,6 +25,9 @@ use std::{sync::Arc, time::Duration};
 /// How often a group that waits for another to give up its queue looks again, should the news of it be missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long NATS may be away before the groups say so: a restart is not worth thousands of writes.
+pub const NATS_GRACE: Duration = Duration::from_secs(5);
+
 /// What comes after a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {

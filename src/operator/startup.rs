@@ -5,6 +5,7 @@ use crate::{
     admin::Readiness,
     api::{TaskGroup, TaskHandler},
 };
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, time::Duration};
@@ -12,14 +13,17 @@ use std::{fmt::Debug, time::Duration};
 /// How often it looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// Waits until both kinds can be listed.
+/// Waits until all that is watched can be listed.
 pub async fn wait_for_crds(client: &Client, namespace: Option<&str>, readiness: &Readiness) {
     let mut said = String::new();
     loop {
-        let missing = match missing::<TaskGroup>(client, namespace, "taskgroups").await {
-            None => missing::<TaskHandler>(client, namespace, "taskhandlers").await,
-            missing => missing,
-        };
+        let mut missing = missing::<TaskGroup>(client, namespace, "taskgroups").await;
+        if missing.is_none() {
+            missing = self::missing::<TaskHandler>(client, namespace, "taskhandlers").await;
+        }
+        if missing.is_none() {
+            missing = self::missing::<Deployment>(client, namespace, "deployments").await;
+        }
         let Some(missing) = missing else { return };
         if said != missing {
             tracing::warn!("waiting: {missing}");

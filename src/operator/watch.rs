@@ -37,9 +37,6 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-/// How long NATS may be away before the groups say so: a restart is not worth thousands of writes.
-const NATS_GRACE: Duration = Duration::from_secs(5);
-
 /// A request that was heard is under way: look once more when it must be through.
 const LOOK_TWICE: Duration = Duration::from_secs(1);
 
@@ -97,8 +94,21 @@ pub async fn run(
         .owns_stream(deployment_stream)
         .watches_stream(handler_stream, move |handler| users_of(&groups, &handler))
         .reconcile_on(UnboundedReceiverStream::new(triggered))
-        .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(measured, on_error, ctx.clone());
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(
+            move |group, ctx| {
+                let shutdown = shutdown.clone();
+                async move {
+                    tokio::select! {
+                        biased;
+                        () = ctx.ready() => measured(group, ctx).await,
+                        () = shutdown.cancelled() => Ok(Action::await_change()),
+                    }
+                }
+            },
+            on_error,
+            ctx.clone(),
+        );
     controller
         .for_each(|result| async move {
             if let Err(error) = result {
@@ -199,7 +209,7 @@ async fn follow_link(ctx: Arc<Context>, readiness: Readiness) {
             readiness.not_ready(unreachable(&ctx));
             tokio::select! {
                 _ = link.changed() => continue,
-                () = tokio::time::sleep(NATS_GRACE) => ctx.trigger_all(),
+                () = tokio::time::sleep(reconcile::NATS_GRACE) => ctx.trigger_all(),
             }
         }
         if link.changed().await.is_err() {
@@ -228,7 +238,7 @@ async fn prepare(ctx: &Context, readiness: &Readiness, link: &mut tokio::sync::w
         let now = *link.borrow();
         tokio::select! {
             _ = link.wait_for(|link| *link != now) => return,
-            () = tokio::time::sleep(NATS_GRACE) => {}
+            () = tokio::time::sleep(reconcile::NATS_GRACE) => {}
         }
     }
 }

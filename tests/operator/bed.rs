@@ -407,7 +407,7 @@ impl Bed {
     }
 }
 
-/// Reads metrics as OpenMetrics has them.
+/// Reads metrics in the format of `OpenMetrics`.
 fn samples(text: &str) -> HashMap<String, f64> {
     let text = text.strip_suffix("# EOF\n").expect("the metrics are complete");
     text.lines()

@@ -141,7 +141,7 @@ async fn workers_go_on_while_their_handler_is_unusable_or_gone() {
     bed.until_condition("acme", "Ready", "True").await;
 }
 
-fn handler_with(container: Value) -> Value {
+fn handler_with(container: &Value) -> Value {
     json!({"http": {"port": 8080}, "template": {"spec": {"containers": [container]}}})
 }
 
@@ -162,7 +162,7 @@ async fn an_unusable_pod_template_is_said_in_the_words_of_the_api_server_and_rec
         ),
     ];
     for (name, container, _) in &variants {
-        bed.make_handler(name, handler_with(container.clone())).await;
+        bed.make_handler(name, handler_with(container)).await;
         bed.make(name, json!({"concurrency": 2, "handlerRef": {"name": name}}))
             .await;
     }
@@ -190,7 +190,7 @@ async fn groups_that_fail_are_tried_ever_less_often_and_do_not_hold_up_a_good_on
     const BAD: usize = 20;
     let mut bed = Bed::without_operator(NatsServer::start().await).await;
     bed.make_handler("default", http_handler()).await;
-    bed.make_handler("bad", handler_with(json!({"name": "handler"}))).await;
+    bed.make_handler("bad", handler_with(&json!({"name": "handler"}))).await;
     let mut args = bed.operator_args();
     args.concurrency = 2;
     bed.start_operator_with(bed.api.client_named(&bed.user_agent()), args);

@@ -136,7 +136,7 @@ async fn killed_at_random_moments_of_100_creates_it_leaves_nothing_missing_and_n
             .metrics()
             .get("taskgroup_operator_reconciles_total{result=\"success\"}")
             .copied();
-        (looked? >= GROUPS as f64).then_some(())
+        (looked? >= f64::from(u32::try_from(GROUPS).unwrap())).then_some(())
     })
     .await;
     bed.until_admin("/readyz", 200).await;

@@ -6,7 +6,8 @@ use serde_json::json;
 /// A group with this policy and two queued tasks.
 async fn with_tasks(policy: &str) -> Bed {
     let bed = Bed::new().await;
-    bed.made("acme", json!({"concurrency": 2, "deletionPolicy": policy})).await;
+    bed.made("acme", json!({"concurrency": 2, "deletionPolicy": policy}))
+        .await;
     for id in ["1", "2"] {
         bed.nats.publish(&bed.subject("acme", id), "").await;
     }
@@ -48,7 +49,11 @@ async fn retain_keeps_the_tasks_for_a_group_of_this_name_made_later() {
     let again = bed.made("acme", json!({"concurrency": 5})).await;
     assert_eq!(bed.nats.messages(&bed.stream("acme")).await, 2);
     let stream = bed.nats.stream(&bed.stream("acme")).await.unwrap();
-    assert_eq!(stream["metadata"]["taskgroup.io/uid"], json!(again.metadata.uid.unwrap()), "taken over");
+    assert_eq!(
+        stream["metadata"]["taskgroup.io/uid"],
+        json!(again.metadata.uid.unwrap()),
+        "taken over"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,9 +64,19 @@ async fn drain_runs_what_is_queued_and_takes_nothing_new() {
     assert!(message.contains("2 tasks are to be run first"), "{message}");
     let closed = format!("closed.{}.acme.>", bed.namespace);
     bed.until_stream("acme", "subjects", json!([closed])).await;
-    let refused = bed.nats.jetstream().await.publish(bed.subject("acme", "3"), "".into()).await.unwrap().await;
+    let refused = bed
+        .nats
+        .jetstream()
+        .await
+        .publish(bed.subject("acme", "3"), "".into())
+        .await
+        .unwrap()
+        .await;
     assert!(refused.is_err(), "a publisher is told at once");
-    assert!(bed.deployments().get_opt(&workers("acme")).await.unwrap().is_some(), "workers go on");
+    assert!(
+        bed.deployments().get_opt(&workers("acme")).await.unwrap().is_some(),
+        "workers go on"
+    );
 
     run_all(&bed).await;
     bed.until_gone("acme").await;
@@ -124,7 +139,10 @@ async fn a_group_with_a_spec_that_can_not_be_used_can_be_deleted() {
     bed.until_reason("acme", "InvalidSpec").await;
     bed.delete("acme").await;
     let message = bed.until_reason("acme", "NotEmpty").await;
-    assert!(message.contains("holds 2 tasks") && message.contains("the spec can't be used"), "{message}");
+    assert!(
+        message.contains("holds 2 tasks") && message.contains("the spec can't be used"),
+        "{message}"
+    );
     run_all(&bed).await;
     bed.until_gone("acme").await;
     assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);

@@ -1,6 +1,9 @@
 //! What is deleted or edited by hand is put back; and where nothing changed, nothing is written.
 
-use crate::bed::{Bed, workers};
+use crate::{
+    bed::{Bed, workers},
+    support::requests::Request,
+};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
@@ -10,21 +13,30 @@ async fn a_deleted_stream_consumer_or_deployment_is_made_again() {
     bed.made("acme", json!({"concurrency": 3})).await;
     let stream = bed.stream("acme");
 
-    bed.nats.api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({})).await;
+    bed.nats
+        .api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({}))
+        .await;
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
 
     bed.nats.api(&format!("STREAM.DELETE.{stream}"), json!({})).await;
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
 
     let uid = bed.deployments().get(&workers("acme")).await.unwrap().metadata.uid;
-    bed.deployments().delete(&workers("acme"), &DeleteParams::default()).await.unwrap();
+    bed.deployments()
+        .delete(&workers("acme"), &DeleteParams::default())
+        .await
+        .unwrap();
     bed.until("another Deployment", || async {
         let again = bed.deployments().get_opt(&workers("acme")).await.unwrap()?;
         (again.metadata.uid != uid).then_some(())
     })
     .await;
     bed.until("an Event tells it", || async {
-        bed.events("acme").await.iter().any(|event| event.starts_with("Repaired: ")).then_some(())
+        bed.events("acme")
+            .await
+            .iter()
+            .any(|event| event.starts_with("Repaired: "))
+            .then_some(())
     })
     .await;
 }
@@ -42,7 +54,12 @@ async fn an_edited_stream_consumer_or_deployment_is_put_back() {
     assert_eq!(edited["config"]["max_ack_pending"], 99);
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
 
-    bed.nats.api(&format!("CONSUMER.PAUSE.{stream}.workers"), json!({"pause_until": "2100-01-01T00:00:00Z"})).await;
+    bed.nats
+        .api(
+            &format!("CONSUMER.PAUSE.{stream}.workers"),
+            json!({"pause_until": "2100-01-01T00:00:00Z"}),
+        )
+        .await;
     bed.until("deliveries go on", || async {
         (bed.nats.consumer(&stream).await?["paused"] != true).then_some(())
     })
@@ -77,9 +94,14 @@ async fn an_edit_made_while_the_operator_was_away_is_put_back() {
     bed.made("acme", json!({"concurrency": 3})).await;
     bed.stop_operator().await;
     let stream = bed.stream("acme");
-    bed.nats.api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({})).await;
+    bed.nats
+        .api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({}))
+        .await;
     let edit = json!({"spec": {"replicas": 7}});
-    bed.deployments().patch(&workers("acme"), &PatchParams::default(), &Patch::Merge(edit)).await.unwrap();
+    bed.deployments()
+        .patch(&workers("acme"), &PatchParams::default(), &Patch::Merge(edit))
+        .await
+        .unwrap();
     bed.start_operator();
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
     bed.until("the Deployment as it was", || async {
@@ -91,32 +113,55 @@ async fn an_edit_made_while_the_operator_was_away_is_put_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconcile_without_a_change_writes_nothing() {
     let mut bed = Bed::new().await;
-    bed.made("acme", json!({"concurrency": 3, "env": [{"name": "KEY", "value": "v"}]})).await;
+    bed.made(
+        "acme",
+        json!({"concurrency": 3, "env": [{"name": "KEY", "value": "v"}]}),
+    )
+    .await;
     bed.pods_become_ready("acme").await;
     bed.until_condition("acme", "Ready", "True").await;
-    bed.until("its Event", || async { (!bed.events("acme").await.is_empty()).then_some(()) }).await;
+    bed.until("its Event", || async {
+        (!bed.events("acme").await.is_empty()).then_some(())
+    })
+    .await;
     let group = bed.groups().get("acme").await.unwrap();
     let deployment = bed.deployments().get(&workers("acme")).await.unwrap();
     let audit = bed.nats.audit().await;
     let before = written(&bed);
 
-    // Each of these causes a reconcile: an annotation on the group, one on its handler, one on its
-    // Deployment, a request about its consumer that changes nothing.
-    let touch = Patch::Merge(json!({"metadata": {"annotations": {"touched": "1"}}}));
-    bed.groups().patch("acme", &PatchParams::default(), &touch).await.unwrap();
-    bed.handlers().patch("default", &PatchParams::default(), &touch).await.unwrap();
-    bed.deployments().patch(&workers("acme"), &PatchParams::default(), &touch).await.unwrap();
+    // Each of these causes a reconcile: a label on the group, on its handler, on its Deployment, and a
+    // request about its consumer that changes nothing.
+    let touch = Patch::Merge(json!({"metadata": {"labels": {"touched": "1"}}}));
+    bed.groups()
+        .patch("acme", &PatchParams::default(), &touch)
+        .await
+        .unwrap();
+    bed.handlers()
+        .patch("default", &PatchParams::default(), &touch)
+        .await
+        .unwrap();
+    bed.deployments()
+        .patch(&workers("acme"), &PatchParams::default(), &touch)
+        .await
+        .unwrap();
     let reconciles = |bed: &Bed| {
-        let text = bed.admin("/metrics").unwrap();
-        let line = text.lines().find(|line| line.starts_with("taskgroup_operator_reconciles_total{result=\"success\"}"));
-        line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        let text = bed.admin("/metrics").unwrap_or_default();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("taskgroup_operator_reconciles_total{result=\"success\"}"));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
     };
     let consumer = bed.nats.consumer(&bed.stream("acme")).await.unwrap();
     let so_far = reconciles(&bed);
     let same = json!({"stream_name": bed.stream("acme"), "config": consumer["config"], "action": "update"});
-    bed.nats.api(&format!("CONSUMER.CREATE.{}.workers", bed.stream("acme")), same).await;
+    bed.nats
+        .api(&format!("CONSUMER.CREATE.{}.workers", bed.stream("acme")), same)
+        .await;
     // It looks at once, and once more when the request must be through.
-    bed.until("it was looked at", || async { (reconciles(&bed) >= so_far + 2).then_some(()) }).await;
+    bed.until("it was looked at", || async {
+        (reconciles(&bed) >= so_far + 2).then_some(())
+    })
+    .await;
     assert_eq!(written(&bed), before, "writes to Kubernetes");
     let hand_made = format!("CONSUMER.CREATE.{}.workers", bed.stream("acme"));
     let mut writes = audit.writes().await;
@@ -140,8 +185,21 @@ async fn a_reconcile_without_a_change_writes_nothing() {
     assert_eq!(now.metadata.generation, deployment.metadata.generation);
 }
 
-fn written(bed: &Bed) -> usize {
-    bed.api.requests_of(&bed.user_agent()).into_iter().filter(|request| request.is_write()).count()
+/// All writes of the operator to Kubernetes, from the API server's audit log.
+fn written(bed: &Bed) -> Vec<String> {
+    let requests = bed
+        .api
+        .requests_of(&bed.user_agent())
+        .into_iter()
+        .filter(Request::is_write);
+    requests
+        .map(|request| {
+            format!(
+                "{} {}/{} {}",
+                request.verb, request.resource, request.subresource, request.code
+            )
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +209,9 @@ async fn the_backlog_reaches_the_status() {
     for id in 0..5 {
         bed.nats.publish(&bed.subject("acme", &id.to_string()), "").await;
     }
-    bed.nats.publish(&format!("dead.{}.acme.7", bed.namespace), "a dead one").await;
+    bed.nats
+        .publish(&format!("dead.{}.acme.7", bed.namespace), "a dead one")
+        .await;
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
     let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
     let _running = consumer.fetch().max_messages(2).messages().await.unwrap();

@@ -5,6 +5,7 @@ use crate::{
     bed::{Bed, Server, http_handler},
     support::{apiserver::ApiServer, nats::NatsServer},
 };
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
@@ -219,18 +220,22 @@ fn rules(groups: &[&str], deployments: &[&str]) -> Value {
 }
 
 /// Gives the user `operator` a Role with these rules in the namespace of a test.
-async fn grant(bed: &Bed, role: &str, rules: Value) {
-    use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-    let roles: Api<Role> = Api::namespaced(bed.client.clone(), &bed.namespace);
-    let bindings: Api<RoleBinding> = Api::namespaced(bed.client.clone(), &bed.namespace);
-    let object = serde_json::from_value(json!({"metadata": {"name": role}, "rules": rules}));
-    roles.create(&PostParams::default(), &object.unwrap()).await.unwrap();
-    let object = serde_json::from_value(json!({
-        "metadata": {"name": role},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
+async fn grant(bed: &Bed, name: &str, rules: Value) {
+    let role = serde_json::from_value::<Role>(json!({"metadata": {"name": name}, "rules": rules}));
+    let binding = serde_json::from_value::<RoleBinding>(json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"}],
     }));
-    bindings.create(&PostParams::default(), &object.unwrap()).await.unwrap();
+    let params = PostParams::default();
+    Api::namespaced(bed.client.clone(), &bed.namespace)
+        .create(&params, &role.unwrap())
+        .await
+        .unwrap();
+    Api::namespaced(bed.client.clone(), &bed.namespace)
+        .create(&params, &binding.unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,13 @@
 
 use crate::bed::{Bed, http_handler, workers};
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
 fn settings(consumer: &Value) -> Value {
-    let text = consumer["config"]["metadata"]["taskgroup.io/settings"].as_str().unwrap();
+    let text = consumer["config"]["metadata"]["taskgroup.io/settings"]
+        .as_str()
+        .unwrap();
     serde_json::from_str(text).unwrap()
 }
 
@@ -20,9 +23,17 @@ async fn live_fields_reach_the_broker_and_leave_the_pods_alone() {
     bed.made("acme", json!({"concurrency": 2})).await;
     let before = bed.deployments().get(&workers("acme")).await.unwrap();
 
-    bed.patch_spec("acme", json!({"concurrency": 8, "timeouts": {"task": "45s", "ackWait": "10s"}})).await;
+    bed.patch_spec(
+        "acme",
+        json!({"concurrency": 8, "timeouts": {"task": "45s", "ackWait": "10s"}}),
+    )
+    .await;
     bed.until_consumer("acme", "max_ack_pending", json!(8)).await;
-    bed.patch_spec("acme", json!({"retry": {"maxAttempts": 3}, "deadLetter": {"enabled": false}})).await;
+    bed.patch_spec(
+        "acme",
+        json!({"retry": {"maxAttempts": 3}, "deadLetter": {"enabled": false}}),
+    )
+    .await;
     let consumer = bed
         .until("the settings arrive", || async {
             let consumer = bed.nats.consumer(&bed.stream("acme")).await?;
@@ -39,14 +50,21 @@ async fn live_fields_reach_the_broker_and_leave_the_pods_alone() {
     bed.until_stream("acme", "max_msgs", json!(10)).await;
     let stream = bed.nats.stream(&bed.stream("acme")).await.unwrap();
     assert_eq!(
-        [&stream["max_bytes"], &stream["max_msg_size"], &stream["duplicate_window"]],
+        [
+            &stream["max_bytes"],
+            &stream["max_msg_size"],
+            &stream["duplicate_window"]
+        ],
         [&json!(1 << 20), &json!(1000), &json!(60_000_000_000_u64)]
     );
 
     bed.until_condition("acme", "StreamReady", "True").await;
     let after = bed.deployments().get(&workers("acme")).await.unwrap();
     assert_eq!(pod_template(&after), pod_template(&before));
-    assert_eq!(after.metadata.generation, before.metadata.generation, "not even touched");
+    assert_eq!(
+        after.metadata.generation, before.metadata.generation,
+        "not even touched"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,18 +73,26 @@ async fn a_change_of_the_settings_is_announced_to_the_workers() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;
     let client = bed.nats.client().await;
-    let mut notices = client.subscribe(format!("settings.{}.acme", bed.namespace)).await.unwrap();
+    let mut notices = client
+        .subscribe(format!("settings.{}.acme", bed.namespace))
+        .await
+        .unwrap();
     client.flush().await.unwrap();
     bed.patch_spec("acme", json!({"timeouts": {"task": "1m"}})).await;
     notices.next().await.unwrap();
     let consumer = bed.nats.consumer(&bed.stream("acme")).await.unwrap();
-    assert_eq!(settings(&consumer)["taskTimeoutMs"], 60_000, "what was announced is there already");
+    assert_eq!(
+        settings(&consumer)["taskTimeoutMs"],
+        60_000,
+        "what was announced is there already"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_concurrency_than_a_pod_takes_makes_more_pods() {
     let bed = Bed::new().await;
-    bed.made("acme", json!({"concurrency": 2, "workers": {"maxInflightPerPod": 2}})).await;
+    bed.made("acme", json!({"concurrency": 2, "workers": {"maxInflightPerPod": 2}}))
+        .await;
     bed.patch_spec("acme", json!({"concurrency": 5})).await;
     bed.until("three pods", || async {
         let deployment = bed.deployments().get(&workers("acme")).await.unwrap();
@@ -82,7 +108,8 @@ async fn env_and_the_handler_roll_the_pods_of_every_group_that_refers_to_it() {
         bed.made(group, json!({"concurrency": 1})).await;
     }
     let before = bed.deployments().get(&workers("a")).await.unwrap();
-    bed.patch_spec("a", json!({"env": [{"name": "KEY", "value": "v"}]})).await;
+    bed.patch_spec("a", json!({"env": [{"name": "KEY", "value": "v"}]}))
+        .await;
     bed.until("the variable reaches the pods", || async {
         let after = bed.deployments().get(&workers("a")).await.unwrap();
         (pod_template(&after) != pod_template(&before)).then_some(())
@@ -92,7 +119,10 @@ async fn env_and_the_handler_roll_the_pods_of_every_group_that_refers_to_it() {
     let mut handler = bed.handlers().get("default").await.unwrap();
     let spec = handler.spec.template.as_mut().unwrap();
     spec.spec["containers"][0]["image"] = json!("handler:v2");
-    bed.handlers().replace("default", &Default::default(), &handler).await.unwrap();
+    bed.handlers()
+        .replace("default", &PostParams::default(), &handler)
+        .await
+        .unwrap();
     for group in ["a", "b"] {
         bed.until("the new image", || async {
             let after = bed.deployments().get(&workers(group)).await.unwrap();
@@ -101,11 +131,16 @@ async fn env_and_the_handler_roll_the_pods_of_every_group_that_refers_to_it() {
         .await;
     }
     let after = bed.deployments().get(&workers("a")).await.unwrap();
-    assert_eq!(pod_template(&after)["spec"]["containers"][0]["env"], json!([{"name": "KEY", "value": "v"}]));
+    assert_eq!(
+        pod_template(&after)["spec"]["containers"][0]["env"],
+        json!([{"name": "KEY", "value": "v"}])
+    );
     bed.patch_spec("a", json!({"env": null})).await;
     bed.until("the variable is gone", || async {
         let after = bed.deployments().get(&workers("a")).await.unwrap();
-        pod_template(&after)["spec"]["containers"][0]["env"].is_null().then_some(())
+        pod_template(&after)["spec"]["containers"][0]["env"]
+            .is_null()
+            .then_some(())
     })
     .await;
 }
@@ -118,7 +153,9 @@ async fn suspend_holds_deliveries_back_and_resume_lets_them_go_on() {
     let (_, message) = bed.until_condition("acme", "Suspended", "True").await;
     assert!(message.contains("nothing new starts"), "{message}");
     assert_eq!(bed.nats.consumer(&bed.stream("acme")).await.unwrap()["paused"], true);
-    bed.nats.publish(&bed.subject("acme", "1"), "the queue still accepts").await;
+    bed.nats
+        .publish(&bed.subject("acme", "1"), "the queue still accepts")
+        .await;
     // A change meanwhile does not wake it up.
     bed.patch_spec("acme", json!({"concurrency": 3})).await;
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
@@ -144,7 +181,10 @@ async fn what_can_not_be_changed_is_refused_with_the_way_back_and_nothing_is_los
 
     bed.patch_spec("acme", json!({"queue": "other"})).await;
     let message = bed.until_reason("acme", "InvalidSpec").await;
-    assert!(message.contains("spec.queue: can't be changed") && message.contains("set it back"), "{message}");
+    assert!(
+        message.contains("spec.queue: can't be changed") && message.contains("set it back"),
+        "{message}"
+    );
     bed.until_condition("acme", "Stalled", "True").await;
     assert_eq!(bed.nats.stream(&bed.stream("other")).await, None);
     bed.patch_spec("acme", json!({"queue": null})).await;
@@ -176,11 +216,15 @@ async fn groups_with_another_handler_are_left_alone() {
     let bed = Bed::new().await;
     bed.make_handler("slow", http_handler()).await;
     bed.made("a", json!({"concurrency": 1})).await;
-    bed.made("b", json!({"concurrency": 1, "handlerRef": {"name": "slow"}})).await;
+    bed.made("b", json!({"concurrency": 1, "handlerRef": {"name": "slow"}}))
+        .await;
     let before = bed.deployments().get(&workers("a")).await.unwrap();
     let mut handler = bed.handlers().get("slow").await.unwrap();
     handler.spec.template.as_mut().unwrap().spec["containers"][0]["image"] = json!("slow:v2");
-    bed.handlers().replace("slow", &Default::default(), &handler).await.unwrap();
+    bed.handlers()
+        .replace("slow", &PostParams::default(), &handler)
+        .await
+        .unwrap();
     bed.until("the new image", || async {
         let after = bed.deployments().get(&workers("b")).await.unwrap();
         (pod_template(&after)["spec"]["containers"][0]["image"] == "slow:v2").then_some(())

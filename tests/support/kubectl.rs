@@ -4,7 +4,7 @@ use super::apiserver::ApiServer;
 use std::{
     io::Write,
     process::{Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Runs kubectl to its end, with `input` as its standard input.
@@ -36,6 +36,7 @@ pub fn kubectl(server: &ApiServer, args: &[&str], input: &str) -> Result<String,
 /// what it needs for that a moment after it serves them.
 pub async fn knows_our_kinds(server: &ApiServer) {
     let client = server.client();
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let request = http::Request::get("/openapi/v2").body(Vec::new()).unwrap();
         let published = client.request_text(request).await.unwrap();
@@ -45,6 +46,7 @@ pub async fn knows_our_kinds(server: &ApiServer) {
         {
             return;
         }
+        assert!(Instant::now() < deadline, "the server publishes no schema of ours");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -1,4 +1,11 @@
 //! The worker against a real NATS server, as a process of its own, with handlers in the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::float_cmp,
+    clippy::redundant_closure_for_method_calls,
+    reason = "a test panics where it can't go on, and counters are whole numbers"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,8 @@
 //! Pure, and can't fail: what a group's stream, consumer and Deployment should be.
 
+#[cfg(test)]
+mod tests;
+
 use super::validate::{Run, ValidGroup, ValidHandler};
 use crate::{
     api::{HANDLER_CONTAINER, WORKER_ADMIN_PORT, WORKER_CONTAINER},

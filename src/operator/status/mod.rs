@@ -1,5 +1,8 @@
 //! Pure: what was found and done → the status of a TaskGroup.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     apply::{Applied, Outcome},
     backlog::Numbers,
