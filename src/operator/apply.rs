@@ -59,7 +59,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// All three.
+    /// The stream, the consumer and the Deployment.
     pub fn parts(&self) -> [&Applied; 3] {
         [&self.stream, &self.consumer, &self.deployment]
     }

@@ -75,23 +75,19 @@ pub fn deployment(ctx: &Context, group: &TaskGroup) -> Option<Arc<Deployment>> {
 
 /// The TaskGroup of the namespace that keeps the queue which this one wants, too, if there is one.
 pub fn rival(ctx: &Context, group: &TaskGroup) -> Option<String> {
-    let queue = validate::queue(group);
     ctx.groups
-        .state_filter(|other| {
-            other.uid() != group.uid() && validate::queue(other) == queue && comes_before(other, group)
-        })
-        .first()
+        .find(|other| are_rivals(other, group) && comes_before(other, group))
         .map(|other| other.name_any())
 }
 
 /// The other TaskGroups with the same queue: they wait for it, or it waits for them.
-pub fn rivals(groups: &[Arc<TaskGroup>], group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
-    let queue = validate::queue(group);
-    groups
-        .iter()
-        .filter(|other| other.uid() != group.uid() && validate::queue(other) == queue)
-        .map(|other| ObjectRef::from_obj(other.as_ref()))
-        .collect()
+pub fn rivals(ctx: &Context, group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
+    let rivals = ctx.groups.state_filter(|other| are_rivals(other, group));
+    rivals.iter().map(|rival| ObjectRef::from_obj(rival.as_ref())).collect()
+}
+
+fn are_rivals(one: &TaskGroup, other: &TaskGroup) -> bool {
+    one.metadata.uid != other.metadata.uid && validate::share_a_queue(one, other)
 }
 
 /// Who has made the queue's stream keeps it; until then the older comes first. Age alone would not

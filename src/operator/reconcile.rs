@@ -7,6 +7,7 @@ use super::{
     desired,
     ending::{self, End},
     error::ApplyError,
+    metrics::Object,
     notices,
     observe::{self, BrokerView},
     plan::{self, Desired, Plan, Refusal},
@@ -246,9 +247,12 @@ async fn report(
     after: &TaskGroupStatus,
     outcome: &Outcome,
 ) -> Result<(), ApplyError> {
-    for part in outcome.parts() {
+    for (object, part) in ["stream", "consumer", "deployment"].into_iter().zip(outcome.parts()) {
         match part {
-            Applied::Changed(what) => tracing::info!(group = %name(group), "{what}"),
+            Applied::Changed(what) => {
+                ctx.metrics.changes.get_or_create(&Object { object }).inc();
+                tracing::info!(group = %name(group), "{what}");
+            }
             Applied::Failed(error) => tracing::warn!(group = %name(group), reason = error.reason(), "{error}"),
             _ => {}
         }

@@ -135,7 +135,7 @@ fn watch_groups(
             ctx.written_groups.watched(event);
             // Whoever waits for the queue of a group that goes or gives way is looked at.
             if let watcher::Event::Apply(group) | watcher::Event::Delete(group) = event {
-                for rival in observe::rivals(&ctx.groups.state(), group) {
+                for rival in observe::rivals(&ctx, group) {
                     ctx.trigger(rival);
                 }
             }

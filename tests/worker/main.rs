@@ -14,6 +14,7 @@ mod bed;
 mod faults;
 mod handler;
 mod outcomes;
+mod process;
 mod shutdown;
 mod start;
 

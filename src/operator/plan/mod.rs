@@ -218,14 +218,14 @@ fn not_owned(stream: &str, whose: &str, desired: &StreamConfig) -> Step<StreamCo
 }
 
 fn plan_consumer(desired: &Desired, observed: Option<&ConsumerInfo>) -> ConsumerStep {
-    let paused = observed.is_some_and(|observed| observed.paused);
-    let pause = (paused != desired.paused).then_some(desired.paused);
     let Some(observed) = observed else {
+        let consumer = desired.consumer.clone();
         return ConsumerStep {
-            config: Step::Create(desired.consumer.clone()),
-            pause,
+            config: Step::Create(if desired.paused { consumer.paused() } else { consumer }),
+            pause: None,
         };
     };
+    let pause = (observed.paused != desired.paused).then_some(desired.paused);
     let differences = differences(&desired.consumer, &observed.config);
     let config = if differences.is_empty() {
         Step::Keep
