@@ -94,8 +94,21 @@ pub async fn run(
         .owns_stream(deployment_stream)
         .watches_stream(handler_stream, move |handler| users_of(&groups, &handler))
         .reconcile_on(UnboundedReceiverStream::new(triggered))
-        .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(measured, on_error, ctx.clone());
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(
+            move |group, ctx| {
+                let shutdown = shutdown.clone();
+                async move {
+                    tokio::select! {
+                        biased;
+                        () = ctx.ready() => measured(group, ctx).await,
+                        () = shutdown.cancelled() => Ok(Action::await_change()),
+                    }
+                }
+            },
+            on_error,
+            ctx.clone(),
+        );
     controller
         .for_each(|result| async move {
             if let Err(error) = result {
