@@ -4,9 +4,10 @@
 //! - `PORT`: where it listens, on all addresses; 8080 by default.
 //! - `TASK_TIME`: how long a task takes, for example `200ms` or `1m30s`; `1s` by default.
 //! - `RECORDER_URL`: where the begin and the end of every attempt are POSTed to, as
-//!   `{"event": "start" | "end", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`, so
-//!   that somebody can count what ran at once over all pods. An attempt that can't be recorded fails
-//!   with 503 rather than run uncounted. Without it nothing is recorded.
+//!   `{"event": "start" | "end" | "cut", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`,
+//!   so that somebody can count what ran at once over all pods; `cut` is the end of an attempt that the
+//!   worker hung up on. An attempt that can't be recorded fails with 503 rather than run uncounted.
+//!   Without it nothing is recorded. `handler recorder` listens for such events.
 //! - `HOSTNAME`: what it calls itself as `pod`; Kubernetes sets it.
 //!
 //! A task may ask for another fate, by its payload:
@@ -14,6 +15,8 @@
 //! attempts before the third do. Or by its id: `fail-400-…` fails with status 400.
 //!
 //! `GET /healthz` answers `ok`.
+
+mod recorder;
 
 use axum::{
     Router,
@@ -42,7 +45,7 @@ struct Recorder {
     url: String,
     pod: String,
     client: Client<HttpConnector, Full<Bytes>>,
-    /// Ends of attempts that the worker cut off, on their way.
+    /// News of attempts that the worker cut off, on their way.
     ends: TaskTracker,
 }
 
@@ -73,12 +76,17 @@ async fn main() -> anyhow::Result<()> {
     });
     let shutdown = CancellationToken::new();
     tokio::spawn(taskgroup::telemetry::cancel_on_signal(shutdown.clone()));
-    let app = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(handle)
-        .with_state(Arc::new(Handler { task_time, recorder }));
+    let app = if std::env::args().nth(1).as_deref() == Some("recorder") {
+        tracing::info!(port, "recording");
+        recorder::app()
+    } else {
+        tracing::info!(port, ?task_time, "taking tasks");
+        Router::new()
+            .fallback(handle)
+            .with_state(Arc::new(Handler { task_time, recorder }))
+    };
+    let app = app.route("/healthz", get(|| async { "ok\n" }));
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await?;
-    tracing::info!(port, ?task_time, "taking tasks");
     axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await?;
@@ -174,8 +182,8 @@ struct Running {
 impl Running {
     /// Recorded before the worker is answered: when the next task starts, this one has ended.
     async fn end(&mut self) {
-        self.ended = true;
         said(self.recorder.tell("end", &self.attempt, now()).await, &self.attempt);
+        self.ended = true;
     }
 }
 
@@ -188,7 +196,7 @@ impl Drop for Running {
         let (recorder, attempt, at) = (self.recorder.clone(), self.attempt.clone(), now());
         self.recorder
             .ends
-            .spawn(async move { said(recorder.tell("end", &attempt, at).await, &attempt) });
+            .spawn(async move { said(recorder.tell("cut", &attempt, at).await, &attempt) });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests to the JetStream API.
 
 use super::{
-    config::{ConsumerConfig, ConsumerInfo, StreamConfig, StreamInfo},
+    config::{ConsumerConfig, ConsumerInfo, FOR_EVER, StreamConfig, StreamInfo},
     connection::Broker,
     error::{BrokerError, code},
 };
@@ -10,10 +10,6 @@ use async_nats::jetstream::context::RequestErrorKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-
-/// How far ahead a suspended consumer is paused: for ever, as far as JetStream can count
-/// (nanoseconds since 1970 in 63 bits end in April 2262).
-const FOR_EVER: &str = "2262-01-01T00:00:00Z";
 
 #[derive(Deserialize)]
 struct Refusal {

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, time::Duration};
 
+/// How far ahead a suspended consumer is paused: for ever, as far as JetStream can count
+/// (nanoseconds since 1970 in 63 bits end in April 2262).
+pub(super) const FOR_EVER: &str = "2262-01-01T00:00:00Z";
+
 /// The fields of a stream that are ours. What else a stream has is left as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StreamConfig {
@@ -88,6 +92,10 @@ pub struct ConsumerConfig {
     pub headers_only: bool,
     /// Whose it is, and the settings of the workers.
     pub metadata: BTreeMap<String, String>,
+    /// Until when a new consumer holds back its deliveries. JetStream reads it on creation only;
+    /// afterwards it is [`super::Broker::pause_consumer`] that changes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_until: Option<&'static str>,
 }
 
 impl ConsumerConfig {
@@ -105,6 +113,16 @@ impl ConsumerConfig {
             filter_subject: "",
             headers_only: false,
             metadata,
+            pause_until: None,
+        }
+    }
+
+    /// The same consumer, made paused: it delivers nothing from the first moment on.
+    #[must_use]
+    pub fn paused(self) -> Self {
+        Self {
+            pause_until: Some(FOR_EVER),
+            ..self
         }
     }
 }

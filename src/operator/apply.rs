@@ -3,7 +3,8 @@
 use super::{
     Context,
     error::ApplyError,
-    plan::{ConsumerStep, Edit, Plan, Refusal, Step},
+    observe,
+    plan::{self, ConsumerStep, Edit, Plan, Refusal, Step},
     validate::ValidGroup,
 };
 use crate::{
@@ -58,7 +59,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// All three.
+    /// The stream, the consumer and the Deployment.
     pub fn parts(&self) -> [&Applied; 3] {
         [&self.stream, &self.consumer, &self.deployment]
     }
@@ -78,8 +79,8 @@ pub async fn apply(ctx: &Context, group: &ValidGroup, plan: Plan) -> Outcome {
     };
     let deployment = match plan.deployment {
         Step::Create(_) if !stream.is_done() => Applied::Waits,
-        Step::Create(desired) => apply_deployment(ctx, group, desired, "made").await,
-        Step::Update(desired) => apply_deployment(ctx, group, desired, "changed").await,
+        Step::Create(desired) => create_deployment(ctx, group, desired).await,
+        Step::Update(desired) => apply_deployment(ctx, group, desired, "changed", true).await,
         Step::Keep => Applied::Unchanged,
         Step::Wait => Applied::Waits,
         Step::Refuse(refusal) => Applied::Refused(refusal),
@@ -173,11 +174,33 @@ fn list(edit: &Edit) -> String {
         .join("; ")
 }
 
-async fn apply_deployment(ctx: &Context, group: &ValidGroup, desired: Value, what: &str) -> Applied {
+/// Makes a Deployment where the watch, which shows only those with our label, shows none. One of that
+/// name may be there all the same: somebody else's, or ours without its label.
+async fn create_deployment(ctx: &Context, group: &ValidGroup, desired: Value) -> Applied {
+    let applied = apply_deployment(ctx, group, desired.clone(), "made", false).await;
+    if !matches!(&applied, Applied::Failed(error) if error.reason() == "Conflict") {
+        return applied;
+    }
     let name = names::deployment(&group.name);
     let api: Api<Deployment> = Api::namespaced(ctx.client.clone(), &group.queue.namespace);
-    // Forced: what we say about our own Deployment wins over what was edited by hand.
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    match api.get_metadata_opt(&name).await {
+        Ok(Some(found)) if observe::is_owned_by(&found, &group.uid) => {
+            apply_deployment(ctx, group, desired, "changed", true).await
+        }
+        Ok(Some(_theirs)) => Applied::Refused(plan::foreign_deployment(&name)),
+        // Gone again, or not to be told: the next attempt shows.
+        Ok(None) | Err(_) => applied,
+    }
+}
+
+/// Applies the Deployment. With `force`, what we say wins over what was edited by hand.
+async fn apply_deployment(ctx: &Context, group: &ValidGroup, desired: Value, what: &str, force: bool) -> Applied {
+    let name = names::deployment(&group.name);
+    let api: Api<Deployment> = Api::namespaced(ctx.client.clone(), &group.queue.namespace);
+    let params = PatchParams {
+        force,
+        ..PatchParams::apply(FIELD_MANAGER)
+    };
     match api.patch(&name, &params, &Patch::Apply(&desired)).await {
         Ok(applied) => {
             if let Some(generation) = applied.metadata.generation {

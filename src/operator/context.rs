@@ -72,6 +72,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Metrics,
     generations: Mutex<HashMap<String, i64>>,
+    shown: tokio::sync::OnceCell<()>,
     making_dead_letter_stream: tokio::sync::Mutex<()>,
     recorder: Recorder,
     triggers: UnboundedSender<ObjectRef<TaskGroup>>,
@@ -112,6 +113,7 @@ impl Context {
             retries: Retries::default(),
             metrics,
             generations: Mutex::default(),
+            shown: tokio::sync::OnceCell::new(),
             making_dead_letter_stream: tokio::sync::Mutex::default(),
             triggers,
         }
@@ -120,10 +122,15 @@ impl Context {
     /// Waits until it is known what there is: a watch that has not shown everything yet, or a
     /// connection that is still being made, would look like something missing.
     pub async fn ready(&self) {
-        // A store whose watch has ended never becomes ready: then the operator is about to stop.
-        let _ = self.groups.wait_until_ready().await;
-        let _ = self.handlers.wait_until_ready().await;
-        let _ = self.deployments.wait_until_ready().await;
+        // Through a cell, as a store wakes only one of those that wait for it.
+        self.shown
+            .get_or_init(|| async {
+                // A store whose watch has ended never becomes ready: then the operator is about to stop.
+                let _ = self.groups.wait_until_ready().await;
+                let _ = self.handlers.wait_until_ready().await;
+                let _ = self.deployments.wait_until_ready().await;
+            })
+            .await;
         self.broker.settled(NATS_GRACE).await;
     }
 

@@ -73,28 +73,35 @@ pub fn deployment(ctx: &Context, group: &TaskGroup) -> Option<Arc<Deployment>> {
         .newer(stored, &namespace, &names::deployment(&group.name_any()))
 }
 
-/// The older TaskGroup of the namespace that has the same queue, if there is one: it keeps the queue.
+/// The TaskGroup of the namespace that keeps the queue which this one wants, too, if there is one.
 pub fn rival(ctx: &Context, group: &TaskGroup) -> Option<String> {
-    let queue = validate::queue(group);
     ctx.groups
-        .state_filter(|other| other.uid() != group.uid() && validate::queue(other) == queue && is_older(other, group))
-        .first()
+        .find(|other| are_rivals(other, group) && comes_before(other, group))
         .map(|other| other.name_any())
 }
 
 /// The other TaskGroups with the same queue: they wait for it, or it waits for them.
-pub fn rivals(groups: &[Arc<TaskGroup>], group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
-    let queue = validate::queue(group);
-    groups
-        .iter()
-        .filter(|other| other.uid() != group.uid() && validate::queue(other) == queue)
-        .map(|other| ObjectRef::from_obj(other.as_ref()))
-        .collect()
+pub fn rivals(ctx: &Context, group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
+    let rivals = ctx.groups.state_filter(|other| are_rivals(other, group));
+    rivals.iter().map(|rival| ObjectRef::from_obj(rival.as_ref())).collect()
 }
 
-fn is_older(one: &TaskGroup, other: &TaskGroup) -> bool {
-    let age = |group: &TaskGroup| (group.creation_timestamp().map(|time| time.0), group.uid());
-    age(one) < age(other)
+fn are_rivals(one: &TaskGroup, other: &TaskGroup) -> bool {
+    one.metadata.uid != other.metadata.uid && validate::share_a_queue(one, other)
+}
+
+/// Who has made the queue's stream keeps it; until then the older comes first. Age alone would not
+/// do: of two made in the same second, either may have been first at the broker.
+fn comes_before(one: &TaskGroup, other: &TaskGroup) -> bool {
+    let rank = |group: &TaskGroup| {
+        let made = group.status.as_ref().and_then(|status| status.stream.clone());
+        (
+            made.as_deref() != Some(validate::queue(group).stream().as_str()),
+            group.creation_timestamp().map(|time| time.0),
+            group.uid(),
+        )
+    };
+    rank(one) < rank(other)
 }
 
 /// How a Deployment stands to what is desired. `known` is the generation that we saw in step with
@@ -109,11 +116,7 @@ pub fn view_deployment(
     let Some(observed) = observed else {
         return DeploymentView::Absent;
     };
-    if !observed
-        .owner_references()
-        .iter()
-        .any(|owner| owner.uid == group_uid && owner.controller == Some(true))
-    {
+    if !is_owned_by(observed, group_uid) {
         return DeploymentView::Foreign(observed.name_any());
     }
     let Some(desired) = desired else {
@@ -142,6 +145,14 @@ pub fn view_deployment(
     } else {
         DeploymentView::Differs
     }
+}
+
+/// Whether a Deployment is that of the TaskGroup with this uid.
+pub fn is_owned_by(deployment: &impl ResourceExt, group_uid: &str) -> bool {
+    deployment
+        .owner_references()
+        .iter()
+        .any(|owner| owner.uid == group_uid && owner.controller == Some(true))
 }
 
 /// Whether `observed` has all that `desired` says; what the server filled in does not matter.

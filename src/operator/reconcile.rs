@@ -7,6 +7,7 @@ use super::{
     desired,
     ending::{self, End},
     error::ApplyError,
+    metrics::Object,
     notices,
     observe::{self, BrokerView},
     plan::{self, Desired, Plan, Refusal},
@@ -43,13 +44,23 @@ pub enum Next {
 
 /// Brings one TaskGroup in step with its spec.
 pub async fn reconcile(group: Arc<TaskGroup>, ctx: Arc<Context>) -> Result<Action, ApplyError> {
-    ctx.ready().await;
     let (namespace, name) = (group.namespace().unwrap_or_default(), group.name_any());
     let group = ctx
         .written_groups
         .newer(Some(group.clone()), &namespace, &name)
         .unwrap_or(group);
-    let next = run(&ctx, &group).await?;
+    let next = match run(&ctx, &group).await {
+        // What our role lacks is said, as long as it allows that.
+        Err(error) if error.reason() == "Forbidden" => {
+            let verdict = Verdict::waits(error.reason(), error.advice());
+            if refuse(&ctx, &group, &verdict, Next::BackOff).await.is_err() {
+                return Err(error);
+            }
+            tracing::warn!(group = %self::name(&group), reason = error.reason(), "{}", error.advice());
+            Next::BackOff
+        }
+        result => result?,
+    };
     Ok(ctx
         .retries
         .action(&namespace, &name, next, ctx.settings.resync_interval))
@@ -236,9 +247,12 @@ async fn report(
     after: &TaskGroupStatus,
     outcome: &Outcome,
 ) -> Result<(), ApplyError> {
-    for part in outcome.parts() {
+    for (object, part) in ["stream", "consumer", "deployment"].into_iter().zip(outcome.parts()) {
         match part {
-            Applied::Changed(what) => tracing::info!(group = %name(group), "{what}"),
+            Applied::Changed(what) => {
+                ctx.metrics.changes.get_or_create(&Object { object }).inc();
+                tracing::info!(group = %name(group), "{what}");
+            }
             Applied::Failed(error) => tracing::warn!(group = %name(group), reason = error.reason(), "{error}"),
             _ => {}
         }
@@ -266,7 +280,9 @@ fn next(outcome: &Outcome, ending: bool) -> Next {
         .parts()
         .into_iter()
         .any(|part| matches!(part, Applied::Unknown(_)));
-    if failed || unknown {
+    // No watch shows us somebody else's Deployment, nor its end.
+    let in_the_way = matches!(outcome.deployment, Applied::Refused(_));
+    if failed || unknown || in_the_way {
         Next::BackOff
     } else if ending {
         Next::After(ending::LOOK_AGAIN)

@@ -94,8 +94,21 @@ pub async fn run(
         .owns_stream(deployment_stream)
         .watches_stream(handler_stream, move |handler| users_of(&groups, &handler))
         .reconcile_on(UnboundedReceiverStream::new(triggered))
-        .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(measured, on_error, ctx.clone());
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(
+            move |group, ctx| {
+                let shutdown = shutdown.clone();
+                async move {
+                    tokio::select! {
+                        biased;
+                        () = ctx.ready() => measured(group, ctx).await,
+                        () = shutdown.cancelled() => Ok(Action::await_change()),
+                    }
+                }
+            },
+            on_error,
+            ctx.clone(),
+        );
     controller
         .for_each(|result| async move {
             if let Err(error) = result {
@@ -122,7 +135,7 @@ fn watch_groups(
             ctx.written_groups.watched(event);
             // Whoever waits for the queue of a group that goes or gives way is looked at.
             if let watcher::Event::Apply(group) | watcher::Event::Delete(group) = event {
-                for rival in observe::rivals(&ctx.groups.state(), group) {
+                for rival in observe::rivals(&ctx, group) {
                     ctx.trigger(rival);
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the handler (`http`), keeps
 //! the `lease` meanwhile and does what `policy` says with the result. `slots` counts what may be asked
-//! for, `watch` keeps the settings up to date, `gate` knows whether the handler is there, `drained` is
+//! for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the handler is there, `drained` is
 //! for the handler's shutdown hook. `slots` and `policy` are pure.
 
 mod backoff;
@@ -10,16 +10,16 @@ mod dead;
 mod drained;
 mod gate;
 mod http;
+mod in_hand;
 mod lease;
 mod metrics;
 mod policy;
 mod pull_loop;
 mod run_task;
 mod slots;
-mod unconfirmed;
 mod watch;
 
-use self::{drained::Drained, gate::Gate, http::Handler, metrics::Metrics, unconfirmed::Unconfirmed, watch::Known};
+use self::{drained::Drained, gate::Gate, http::Handler, in_hand::InHand, metrics::Metrics, watch::Known};
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
@@ -47,7 +47,7 @@ struct Worker {
     /// Reads the consumer anew.
     look_again: Arc<Notify>,
     metrics: Metrics,
-    unconfirmed: Unconfirmed,
+    in_hand: InHand,
     /// Cancelled when what still runs has to be handed back.
     hurry: CancellationToken,
 }
@@ -88,7 +88,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         known,
         look_again: Arc::default(),
         metrics,
-        unconfirmed: Unconfirmed::default(),
+        in_hand: InHand::default(),
         hurry: CancellationToken::new(),
     });
     let watch = watch::watch(

@@ -3,7 +3,7 @@
 use super::{
     Worker,
     backoff::{Backoff, jittered},
-    run_task,
+    run_task::{self, Unconfirmed},
     slots::{EXPIRES, Slots},
     watch::Known,
 };
@@ -63,7 +63,7 @@ struct PullLoop {
     link: watch::Receiver<Link>,
     handler: watch::Receiver<Option<String>>,
     slots: Slots,
-    tasks: JoinSet<Option<Delivery>>,
+    tasks: JoinSet<Option<Unconfirmed>>,
     /// Tasks that are done and hold no slot, but the broker did not confirm it yet.
     unconfirmed: JoinSet<()>,
     inbox: Option<PullInbox>,
@@ -231,7 +231,7 @@ impl PullLoop {
         self.tasks.spawn(async move { run_task::run(&worker, task).await });
     }
 
-    fn finished(&mut self, ended: Result<Option<Delivery>, tokio::task::JoinError>) {
+    fn finished(&mut self, ended: Result<Option<Unconfirmed>, tokio::task::JoinError>) {
         self.slots.finished();
         match ended {
             Ok(None) => {}

@@ -3,7 +3,9 @@
 use super::{
     Worker,
     backoff::Backoff,
-    dead, lease,
+    dead,
+    in_hand::{Held, State},
+    lease,
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
     watch::Terms,
@@ -48,10 +50,16 @@ impl Outcome {
     }
 }
 
+/// A task that is done, but the broker did not confirm that it heard so.
+pub struct Unconfirmed {
+    task: Delivery,
+    _held: Held,
+}
+
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
-/// then the broker gives the task to another worker. Returns the task when it is done, but the broker
-/// did not confirm that: it needs no slot any more, but [`confirm`].
-pub async fn run(worker: &Worker, task: Delivery) -> Option<Delivery> {
+/// then the broker gives the task to another worker. What it returns needs no slot any more, but
+/// [`confirm`].
+pub async fn run(worker: &Worker, task: Delivery) -> Option<Unconfirmed> {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
@@ -61,18 +69,29 @@ pub async fn run(worker: &Worker, task: Delivery) -> Option<Delivery> {
         return None;
     };
     let terms = worker.known.borrow().terms.clone()?;
-    let done = if worker.unconfirmed.contains(task.stored()) {
-        tracing::debug!(
-            call_id = id,
-            "delivered again before the broker heard that it is done; not run again"
-        );
-        true
-    } else {
-        let outcome = outcome(worker, &task, id, &terms).await;
-        worker.metrics.task(outcome.as_str());
-        outcome == Outcome::Done
+    let held = match worker.in_hand.take(task.stored()) {
+        Ok(held) => held,
+        Err(state) => {
+            tracing::debug!(
+                call_id = id,
+                ?state,
+                "delivered again while this worker has it in hand; not run again"
+            );
+            // What the run in hand tells the broker holds for this delivery, too.
+            if state == State::Done {
+                let _ = task.ack(PATIENCE).await;
+            }
+            return None;
+        }
     };
-    (done && task.ack(PATIENCE).await.is_err()).then_some(task)
+    let outcome = outcome(worker, &task, id, &terms).await;
+    worker.metrics.task(outcome.as_str());
+    if outcome != Outcome::Done {
+        return None;
+    }
+    held.done();
+    let unheard = task.ack(PATIENCE).await.is_err();
+    unheard.then_some(Unconfirmed { task, _held: held })
 }
 
 async fn outcome(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> Outcome {
@@ -96,9 +115,10 @@ async fn outcome(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> O
     }
 }
 
-/// Says that `task` is done until the broker confirms it. Beyond the lease, too, as an ack that comes
+/// Says that a task is done until the broker confirms it. Beyond the lease, too, as an ack that comes
 /// late still spares another run; but not for ever.
-pub async fn confirm(worker: Arc<Worker>, task: Delivery) {
+pub async fn confirm(worker: Arc<Worker>, unconfirmed: Unconfirmed) {
+    let task = &unconfirmed.task;
     let ack_wait = worker
         .known
         .borrow()
@@ -106,7 +126,6 @@ pub async fn confirm(worker: Arc<Worker>, task: Delivery) {
         .as_ref()
         .map_or(Duration::ZERO, |terms| terms.ack_wait);
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let _remembered = worker.unconfirmed.remember(task.stored());
     let confirmed = async {
         while task.ack(5 * PATIENCE).await.is_err() {
             time::sleep(backoff.next()).await;

@@ -9,7 +9,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::HashMap,
     net::SocketAddr,
+    ops::Deref,
     time::{Duration, Instant},
 };
 use taskgroup::{
@@ -24,8 +26,25 @@ use tokio_util::sync::CancellationToken;
 /// How long a condition may take to come true before the test fails. Far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The API server of a test: the one that all share, or its own to do with as it likes.
+pub enum Server {
+    Shared(&'static ApiServer),
+    Own(Box<ApiServer>),
+}
+
+impl Deref for Server {
+    type Target = ApiServer;
+
+    fn deref(&self) -> &ApiServer {
+        match self {
+            Self::Shared(server) => server,
+            Self::Own(server) => server,
+        }
+    }
+}
+
 pub struct Bed {
-    pub api: &'static ApiServer,
+    pub api: Server,
     pub nats: NatsServer,
     pub client: Client,
     pub namespace: String,
@@ -36,7 +55,12 @@ pub struct Bed {
 impl Bed {
     /// A namespace with a TaskHandler `default`, a nats-server and a running operator.
     pub async fn new() -> Self {
-        let mut bed = Self::without_operator(NatsServer::start().await).await;
+        Self::with_nats(NatsServer::start().await).await
+    }
+
+    /// The same with this nats-server.
+    pub async fn with_nats(nats: NatsServer) -> Self {
+        let mut bed = Self::without_operator(nats).await;
         bed.make_handler("default", http_handler()).await;
         bed.start_operator();
         bed
@@ -44,10 +68,14 @@ impl Bed {
 
     /// The same, without a TaskHandler and with no operator yet.
     pub async fn without_operator(nats: NatsServer) -> Self {
+        Self::on(Server::Shared(ApiServer::shared_with_crds().await), nats).await
+    }
+
+    /// A namespace on an API server, where no operator runs yet.
+    pub async fn on(api: Server, nats: NatsServer) -> Self {
         if let Ok(filter) = std::env::var("RUST_LOG") {
             let _ = telemetry::init(LogFormat::Text, &filter);
         }
-        let api = ApiServer::shared_with_crds().await;
         let admin = format!("127.0.0.1:{}", crate::support::tools::free_port())
             .parse()
             .unwrap();
@@ -179,6 +207,11 @@ impl Bed {
         self.patch(name, json!({"spec": spec})).await
     }
 
+    pub async fn annotate(&self, name: &str, key: &str, value: &str) {
+        self.patch(name, json!({"metadata": {"annotations": {key: value}}}))
+            .await;
+    }
+
     pub async fn delete(&self, name: &str) {
         self.groups().delete(name, &DeleteParams::default()).await.unwrap();
     }
@@ -200,8 +233,12 @@ impl Bed {
                 return found;
             }
             if Instant::now() > deadline {
-                let groups = self.groups().list(&ListParams::default()).await.unwrap();
-                let groups: Vec<_> = groups.iter().map(|group| (group.name_any(), &group.status)).collect();
+                let groups = self.groups().list(&ListParams::default()).await;
+                let groups: Vec<_> = groups
+                    .iter()
+                    .flatten()
+                    .map(|group| (group.name_any(), &group.status))
+                    .collect();
                 panic!("in vain: {what}; {groups:#?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -221,6 +258,21 @@ impl Bed {
                 .into_iter()
                 .find(|condition| condition.type_ == type_)?;
             (format!("{:?}", condition.status) == status).then_some((condition.reason, condition.message))
+        })
+        .await
+    }
+
+    /// Waits until a condition of a group has this status and reason, and returns its message.
+    pub async fn until_says(&self, name: &str, type_: &str, status: &str, reason: &str) -> String {
+        self.until(&format!("{name} has {type_}={status} because of {reason}"), || async {
+            let group = self.groups().get_opt(name).await.unwrap()?;
+            let state = group.status?;
+            let mut conditions = state.conditions.into_iter();
+            let found = conditions.find(|condition| condition.type_ == type_)?;
+            (state.observed_generation == group.metadata.generation
+                && format!("{:?}", found.status) == status
+                && found.reason == reason)
+                .then_some(found.message)
         })
         .await
     }
@@ -268,6 +320,48 @@ impl Bed {
         .await;
     }
 
+    pub async fn deployment(&self, group: &str) -> Option<Deployment> {
+        self.deployments().get_opt(&workers(group)).await.unwrap()
+    }
+
+    /// Waits for the Deployment of a group.
+    pub async fn until_deployment(&self, group: &str) -> Deployment {
+        self.until(&format!("the Deployment of {group}"), || self.deployment(group))
+            .await
+    }
+
+    /// Replaces the spec of a TaskHandler.
+    pub async fn change_handler(&self, name: &str, spec: Value) {
+        let mut handler = self.handlers().get(name).await.unwrap();
+        handler.spec = serde_json::from_value(spec).unwrap();
+        self.handlers()
+            .replace(name, &PostParams::default(), &handler)
+            .await
+            .unwrap();
+    }
+
+    /// Waits until a page of the admin server answers with this status, and returns the page.
+    pub async fn until_admin(&self, path: &str, status: u16) -> String {
+        self.until(&format!("{path} answers {status}"), || async {
+            let answer = self.admin(path)?;
+            let (head, body) = answer.split_once("\r\n\r\n")?;
+            head.starts_with(&format!("HTTP/1.0 {status} "))
+                .then(|| body.to_owned())
+        })
+        .await
+    }
+
+    /// The operator's metrics: value by name with labels.
+    pub fn metrics(&self) -> HashMap<String, f64> {
+        let answer = self.admin("/metrics").unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.0 200") && head.contains("application/openmetrics-text"),
+            "{head}"
+        );
+        samples(text)
+    }
+
     /// The Events about a group, as `Reason: note`.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -311,6 +405,21 @@ impl Bed {
             .await
             .unwrap();
     }
+}
+
+/// Reads metrics in the format of `OpenMetrics`.
+fn samples(text: &str) -> HashMap<String, f64> {
+    let text = text.strip_suffix("# EOF\n").expect("the metrics are complete");
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+            (
+                name.to_owned(),
+                value.parse().unwrap_or_else(|_| panic!("no number: {line}")),
+            )
+        })
+        .collect()
 }
 
 /// Name of a group's Deployment.

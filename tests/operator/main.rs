@@ -10,7 +10,10 @@
 mod support;
 
 mod bed;
+mod conflicts;
+mod crash;
 mod create;
 mod delete;
 mod drift;
+mod faults;
 mod update;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -79,6 +80,11 @@ impl NatsServer {
     /// Where clients connect to.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Where its store and its log are; gone when this is dropped.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Kills the server with SIGKILL; its store stays.

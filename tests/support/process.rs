@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -9,11 +10,12 @@ use std::{
 
 /// Runs `$@` until it ends or until standard input closes. The kernel closes the pipe even when the
 /// test process is killed with -9 or leaves its statics undropped, which no destructor survives.
+/// A line on standard input is the name of a signal for it.
 const GUARD: &str = r#"
 exec 3<&0
 "$@" 3<&- &
 server=$!
-(read -r _ <&3; kill -9 $server) 2>/dev/null &
+(while read -r signal; do kill -s "$signal" $server; done <&3; kill -9 $server) 2>/dev/null &
 guard=$!
 wait $server
 status=$?
@@ -46,6 +48,12 @@ impl Process {
             guard,
             log: log.to_owned(),
         }
+    }
+
+    /// Asks the server to stop, with SIGTERM.
+    pub fn terminate(&mut self) {
+        let stdin = self.guard.stdin.as_mut().unwrap();
+        stdin.write_all(b"TERM\n").unwrap();
     }
 
     /// How the server ended, if it did.

@@ -1,14 +1,10 @@
-//! What the tests of the worker run on: a real NATS, a group's pipeline as the operator would make it,
-//! and workers as processes of their own, which can be killed.
+//! What the tests of the worker run on: a real NATS, and a group's pipeline as the operator would make it.
 
-use crate::support::nats::NatsServer;
+use crate::{process::Worker, support::nats::NatsServer};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    process::Command,
     time::{Duration, Instant},
 };
 use taskgroup::{
@@ -17,11 +13,7 @@ use taskgroup::{
     names::{self, DEAD_STREAM, Queue, StreamName},
     settings::WorkerSettings,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::sleep,
-};
+use tokio::time::sleep;
 
 /// How long anything may take before a test gives up; nothing here takes more than a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -272,138 +264,4 @@ fn nats_args(nats: &NatsServer) -> NatsArgs {
         nats_url: vec![nats.url()],
         nats_creds: None,
     }
-}
-
-/// `taskgroup worker` as a process of its own. Killed when dropped, and when the test ends.
-pub struct Worker {
-    child: Child,
-    admin: SocketAddr,
-    log: Arc<Mutex<String>>,
-}
-
-impl Worker {
-    async fn start(nats_url: &str, queue: &Queue, handler_url: &str) -> Self {
-        // The kernel kills it when the thread of the test is gone, however that ended.
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_taskgroup"), "worker"])
-            .args(["--nats-url", nats_url, "--handler-url", handler_url])
-            .args(["--namespace", &queue.namespace, "--queue", &queue.name])
-            .args([
-                "--admin-addr",
-                "127.0.0.1:0",
-                "--log-format",
-                "json",
-                "--log",
-                "taskgroup=debug",
-            ])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the worker can be run (setpriv is in Debian's util-linux)");
-        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-        let log: Arc<Mutex<String>> = Arc::default();
-        let written = log.clone();
-        let (sender, started) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let mut sender = Some(sender);
-            while let Some(Ok(line)) = lines.next() {
-                if let Ok(entry) = serde_json::from_str::<Value>(&line)
-                    && let Some(admin) = entry["admin"].as_str()
-                    && let Some(sender) = sender.take()
-                {
-                    let _ = sender.send(admin.parse().expect("an address"));
-                }
-                let mut log = written.lock().expect("the log");
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        let admin = started.await.expect("the worker says where its admin server is");
-        Self { child, admin, log }
-    }
-
-    /// Waits until it is ready.
-    pub async fn ready(&self) {
-        until("the worker is ready", async || self.get("/readyz").await.0 == 200).await;
-    }
-
-    /// Waits until it is not ready, for a reason that contains `words`.
-    pub async fn not_ready(&self, words: &str) {
-        until(&format!("the worker is not ready: {words}"), async || {
-            let (status, text) = self.get("/readyz").await;
-            status == 503 && text.contains(words)
-        })
-        .await;
-    }
-
-    /// A page of its admin server; status 0 where there is none.
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        get(self.admin, path).await.unwrap_or_default()
-    }
-
-    /// A page of its admin server, asked for now and awaited later.
-    pub fn ask(&self, path: &'static str) -> tokio::task::JoinHandle<(u16, String)> {
-        let admin = self.admin;
-        tokio::spawn(async move { get(admin, path).await.unwrap_or_default() })
-    }
-
-    /// One sample of its metrics.
-    pub async fn metric(&self, sample: &str) -> f64 {
-        let (_, text) = self.get("/metrics").await;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().expect("a number"))
-    }
-
-    /// SIGTERM.
-    pub fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill can be run");
-        assert!(sent.success(), "the worker was gone already");
-    }
-
-    /// Waits for its end.
-    pub async fn exit(&mut self) -> ExitStatus {
-        let mut status = None;
-        until("the worker ends", async || {
-            status = self.child.try_wait().expect("its state");
-            status.is_some()
-        })
-        .await;
-        status.expect("a status")
-    }
-
-    /// Ends it without a chance to say a word: kill -9.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// How often `words` are in its log so far.
-    pub fn logged(&self, words: &str) -> usize {
-        self.log.lock().expect("the log").matches(words).count()
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.kill();
-        if std::thread::panicking() {
-            eprintln!("--- a worker's log:\n{}", self.log.lock().expect("the log"));
-        }
-    }
-}
-
-async fn get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(addr).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }

@@ -1,7 +1,7 @@
 //! Workers, handlers and brokers that die in the middle.
 
 use crate::{
-    bed::{Bed, Group, Worker, until},
+    bed::{Bed, Group, until},
     handler::{Handler, Hold, ok},
     numbers,
 };
@@ -185,11 +185,37 @@ async fn a_consumer_that_is_deleted_and_made_again_is_pulled_from_again() {
 }
 
 #[tokio::test]
+async fn a_task_that_the_broker_forgot_to_have_delivered_is_not_run_again() {
+    // With 1, it comes again after it is done; with 3, while it runs.
+    for concurrency in [1, 3] {
+        let group = Group::default().concurrency(concurrency);
+        let bed = Bed::with(&group).await;
+        let hold = Hold::new();
+        let handler = held(&hold).await;
+        let worker = bed.ready_worker(&handler.url()).await;
+        bed.publish("0", "").await;
+        until("it runs", async || handler.books.running() == 1).await;
+        // The new consumer knows of no delivery, and answers no ack for one.
+        bed.nats
+            .api("CONSUMER.DELETE.tg_crawl_acme.workers", serde_json::json!({}))
+            .await;
+        bed.create_consumer(&group).await;
+        if concurrency > 1 {
+            until("it comes again", async || worker.logged("not run again") == 1).await;
+        }
+        hold.release(1);
+        bed.empty_queue().await;
+        assert_eq!(worker.logged("not run again"), 1, "concurrency {concurrency}");
+        assert_eq!(handler.books.calls().len(), 1, "concurrency {concurrency}");
+    }
+}
+
+#[tokio::test]
 async fn a_nats_that_lost_everything_is_worked_with_again_once_it_is_filled() {
     let group = Group::default();
     let bed = Bed::with(&group).await;
     let handler = Handler::start(|_| async { ok() }).await;
-    let worker: Worker = bed.ready_worker(&handler.url()).await;
+    let worker = bed.ready_worker(&handler.url()).await;
     bed.nats.wipe().await;
     bed.connected().await;
     worker.not_ready("NATS has no stream tg_crawl_acme").await;

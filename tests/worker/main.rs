@@ -2,7 +2,9 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test panics where it can't go on"
+    clippy::float_cmp,
+    clippy::redundant_closure_for_method_calls,
+    reason = "a test panics where it can't go on, and counters are whole numbers"
 )]
 
 #[path = "../support/mod.rs"]
@@ -12,6 +14,7 @@ mod bed;
 mod faults;
 mod handler;
 mod outcomes;
+mod process;
 mod shutdown;
 mod start;
 

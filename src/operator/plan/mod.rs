@@ -218,14 +218,14 @@ fn not_owned(stream: &str, whose: &str, desired: &StreamConfig) -> Step<StreamCo
 }
 
 fn plan_consumer(desired: &Desired, observed: Option<&ConsumerInfo>) -> ConsumerStep {
-    let paused = observed.is_some_and(|observed| observed.paused);
-    let pause = (paused != desired.paused).then_some(desired.paused);
     let Some(observed) = observed else {
+        let consumer = desired.consumer.clone();
         return ConsumerStep {
-            config: Step::Create(desired.consumer.clone()),
-            pause,
+            config: Step::Create(if desired.paused { consumer.paused() } else { consumer }),
+            pause: None,
         };
     };
+    let pause = (observed.paused != desired.paused).then_some(desired.paused);
     let differences = differences(&desired.consumer, &observed.config);
     let config = if differences.is_empty() {
         Step::Keep
@@ -246,16 +246,22 @@ fn plan_deployment<S, U>(desired: Option<&Value>, observed: &DeploymentView, str
         _ => false,
     };
     match (desired, observed) {
-        (_, DeploymentView::Foreign(name)) => Step::Refuse(Refusal {
-            reason: "NotOwned",
-            message: format!(
-                "Deployment {name} exists and is not this TaskGroup's: delete or rename it, or rename the TaskGroup"
-            ),
-        }),
+        (_, DeploymentView::Foreign(name)) => Step::Refuse(foreign_deployment(name)),
         (None, _) => Step::Wait,
         _ if blocked => Step::Wait,
         (Some(_), DeploymentView::InStep) => Step::Keep,
         (Some(desired), DeploymentView::Absent) => Step::Create(desired.clone()),
         (Some(desired), DeploymentView::Differs) => Step::Update(desired.clone()),
+    }
+}
+
+/// That somebody else's Deployment has the name of ours.
+pub fn foreign_deployment(name: &str) -> Refusal {
+    Refusal {
+        reason: "NotOwned",
+        message: format!(
+            "Deployment {name} exists and is not this TaskGroup's: delete it or give it another name, or give the \
+             TaskGroup another name"
+        ),
     }
 }

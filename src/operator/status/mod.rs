@@ -126,7 +126,12 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
             ],
         ),
         queue: Some(group.queue.name.clone()),
-        stream: Some(group.queue.stream().as_str().to_owned()),
+        // Once made, it is the group's, whatever happens to it.
+        stream: if findings.outcome.stream.is_done() {
+            Some(group.queue.stream().as_str().to_owned())
+        } else {
+            before.stream.clone()
+        },
         concurrency: if consumer_in_step {
             Some(group.concurrency)
         } else {
@@ -197,14 +202,17 @@ fn workers_verdict(findings: &Findings) -> Verdict {
         Applied::Refused(refusal) => Verdict::stalled(refusal.reason, &refusal.message),
         Applied::Failed(error) if error.is_stalled() => Verdict::stalled(error.reason(), error.advice()),
         Applied::Failed(error) => Verdict::waits(error.reason(), error.advice()),
-        Applied::Waits if findings.handler == HandlerFound::Yes => {
-            Verdict::waits("WaitingForStream", "no worker starts before the stream is there")
+        Applied::Waits if findings.deployment.is_none() => {
+            if findings.handler == HandlerFound::Yes {
+                Verdict::waits("WaitingForStream", "no worker starts before the stream is there")
+            } else {
+                Verdict::waits(
+                    "WaitingForHandler",
+                    "no worker starts before the TaskHandler can be used",
+                )
+            }
         }
-        Applied::Waits => Verdict::waits(
-            "WaitingForHandler",
-            "no worker starts before the TaskHandler can be used",
-        ),
-        Applied::Unchanged | Applied::Changed(_) | Applied::Unknown(_) => {
+        Applied::Unchanged | Applied::Changed(_) | Applied::Waits | Applied::Unknown(_) => {
             rollout_verdict(&findings.group.name, findings.deployment)
         }
     }

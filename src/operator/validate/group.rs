@@ -61,8 +61,17 @@ pub struct ValidStorage {
 
 /// The queue of a group, whatever else is wrong with it.
 pub fn queue(group: &TaskGroup) -> Queue {
-    let name = group.spec.queue.clone().unwrap_or_else(|| group.name_any());
-    Queue::new(group.namespace().unwrap_or_default(), name)
+    Queue::new(group.namespace().unwrap_or_default(), queue_name(group))
+}
+
+/// Whether two groups want the same queue.
+pub fn share_a_queue(one: &TaskGroup, other: &TaskGroup) -> bool {
+    one.metadata.namespace == other.metadata.namespace && queue_name(one) == queue_name(other)
+}
+
+fn queue_name(group: &TaskGroup) -> &str {
+    let name = group.metadata.name.as_deref().unwrap_or_default();
+    group.spec.queue.as_deref().unwrap_or(name)
 }
 
 /// Checks a TaskGroup by itself.

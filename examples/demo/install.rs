@@ -1,0 +1,73 @@
+//! What has to stand before tasks can run: the operator and NATS in the cluster, and a way to publish from here.
+
+use super::cluster::{Cluster, Forward, until};
+use std::time::Duration;
+use taskgroup::{broker::Broker, cli::NatsArgs, names::Queue};
+
+/// API servers know CEL rules from this minor version on. kubectl refuses to send them to an older
+/// one, which would just drop them.
+const KNOWS_CEL: u32 = 25;
+
+/// Installs the CRDs, the operator and NATS, or renews them, and waits until they are ready.
+///
+/// # Errors
+/// Whatever kubectl says.
+pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.show(&format!("apply {} -k crds", validation(cluster)?))?;
+    cluster.run(
+        "wait --for=condition=Established --timeout=60s crd/taskgroups.taskgroup.io crd/taskhandlers.taskgroup.io",
+    )?;
+
+    let was_there = !cluster.is_gone("-n taskgroup-system deployment/taskgroup-operator")?;
+    cluster.show("apply -k deploy/local")?;
+    if was_there {
+        // The image's name is the same after a new build; its content may not be.
+        cluster.run("-n taskgroup-system rollout restart deployment/taskgroup-operator")?;
+    }
+    cluster.run("-n taskgroup-system rollout status statefulset/nats --timeout=300s")?;
+    cluster.run("-n taskgroup-system rollout status deployment/taskgroup-operator --timeout=300s")?;
+    println!();
+    Ok(())
+}
+
+/// The option that `kubectl apply` of the CRDs needs, if any.
+///
+/// # Errors
+/// A server that does not answer.
+pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
+    if cluster.minor_version()? >= KNOWS_CEL {
+        return Ok("--validate=true");
+    }
+    println!(
+        "# An API server before 1.{KNOWS_CEL} does not know the CEL rules of the CRDs, and kubectl would refuse them."
+    );
+    Ok("--validate=false")
+}
+
+/// A connection to the NATS in the cluster, for as long as the forwarded port lives.
+///
+/// # Errors
+/// A port that can't be forwarded, or a NATS that does not answer.
+pub async fn connect(cluster: &Cluster) -> anyhow::Result<(Broker, Forward)> {
+    let forward = cluster.forward_nats()?;
+    let args = NatsArgs {
+        nats_url: vec![forward.url()],
+        nats_creds: None,
+    };
+    let broker = Broker::connect(&args, "demo").await?;
+    until("a connection to NATS", Duration::from_secs(30), async || {
+        Ok(broker.link().borrow().up.then_some(()))
+    })
+    .await?;
+    Ok((broker, forward))
+}
+
+/// Publishes a task, and waits until the queue has stored it.
+///
+/// # Errors
+/// A queue that does not take it.
+pub async fn publish(broker: &Broker, namespace: &str, queue: &str, id: &str) -> anyhow::Result<()> {
+    let subject = Queue::new(namespace, queue).task(id);
+    let headers = [("Nats-Msg-Id".to_owned(), id.to_owned())];
+    Ok(broker.store(&subject, &headers, "a task of one second".into()).await?)
+}
