@@ -43,19 +43,17 @@ impl Seen {
     pub async fn all(mut self, last_words: impl Fn() -> String) -> Instant {
         let mut before = 0;
         loop {
-            match tokio::time::timeout(PATIENCE, &mut self.watch).await {
-                Ok(at) => return at.unwrap(),
-                Err(_) => {
-                    let now = self.done.lock().unwrap().len();
-                    assert!(
-                        now > before,
-                        "{now} of {} pipelines, and no more come: {}",
-                        self.wanted,
-                        last_words()
-                    );
-                    before = now;
-                }
+            if let Ok(at) = tokio::time::timeout(PATIENCE, &mut self.watch).await {
+                return at.unwrap();
             }
+            let now = self.done.lock().unwrap().len();
+            assert!(
+                now > before,
+                "{now} of {} pipelines, and no more come: {}",
+                self.wanted,
+                last_words()
+            );
+            before = now;
         }
     }
 }
