@@ -1,6 +1,7 @@
 //! Logs: structured, to standard error, as text for people or JSON for machines.
 
 use clap::ValueEnum;
+use std::io::IsTerminal;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +25,7 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.try_init(),

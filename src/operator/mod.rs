@@ -35,10 +35,14 @@ use crate::{
 use anyhow::Context as _;
 use context::Settings;
 use desired::PodSettings;
+use http::{HeaderValue, header};
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
+
+/// What the operator calls itself towards the API server, for its audit log.
+pub const USER_AGENT: &str = concat!("taskgroup-operator/", env!("CARGO_PKG_VERSION"));
 
 /// Runs the operator until `shutdown`; what is under way then is finished first.
 ///
@@ -46,9 +50,11 @@ use tokio_util::sync::CancellationToken;
 /// Arguments that can't be used, or a Kubernetes configuration that can't be found. That Kubernetes
 /// or NATS can't be reached is no error: it waits for them.
 pub async fn run(args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let config = kube::Config::infer().await.context(
+    let mut config = kube::Config::infer().await.context(
         "no Kubernetes to talk to: run this in a pod with a service account, or set KUBECONFIG to a kubeconfig file",
     )?;
+    let name = HeaderValue::from_static(USER_AGENT);
+    config.headers.push((header::USER_AGENT, name));
     let client = kube::Client::try_from(config).context("the Kubernetes configuration can't be used")?;
     run_with(client, args, shutdown).await
 }
