@@ -1,7 +1,7 @@
-//! When a group is looked at again: failures back off per group, with jitter.
+//! When something is tried again: failures back off, per group and per watch, with jitter.
 
 use super::reconcile::Next;
-use kube::runtime::controller::Action;
+use kube::runtime::{controller::Action, utils::Backoff};
 use rand::RngExt;
 use std::{
     collections::HashMap,
@@ -35,6 +35,37 @@ impl Retries {
             Next::After(time) => Action::requeue(jitter(time)),
             Next::Resync | Next::BackOff => Action::requeue(jitter(resync)),
         }
+    }
+}
+
+/// Pauses between the attempts of a watch that broke. kube's own grow to a minute, for which nobody
+/// would notice that the API server is back.
+pub struct WatchBackoff(Duration);
+
+impl WatchBackoff {
+    const FIRST: Duration = Duration::from_millis(250);
+    const LONGEST: Duration = Duration::from_secs(4);
+}
+
+impl Default for WatchBackoff {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = pause.saturating_mul(2).min(Self::LONGEST);
+        Some(jitter(pause))
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        *self = Self::default();
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     metrics::{self, Metrics},
     observe,
     reconcile::{self, Next},
+    retries::WatchBackoff,
     startup::scoped,
     status::find,
 };
@@ -77,7 +78,7 @@ pub async fn run(
         scoped::<TaskHandler>(&client, namespace),
         watcher::Config::default().page_size(PAGE),
     )
-    .default_backoff()
+    .backoff(WatchBackoff::default())
     .modify(|handler| handler.managed_fields_mut().clear())
     .reflect(handler_writer)
     .touched_objects();
@@ -111,8 +112,13 @@ pub async fn run(
         );
     controller
         .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::debug!(%error, "controller");
+            match result {
+                Err(controller::Error::QueueError(error)) => {
+                    tracing::warn!(%error, "a watch of the Kubernetes API broke; trying again");
+                }
+                // What came of a reconcile was said already.
+                Err(error) => tracing::debug!(%error, "controller"),
+                Ok(_) => {}
             }
         })
         .await;
@@ -127,7 +133,7 @@ fn watch_groups(
 ) -> impl Stream<Item = Result<TaskGroup, watcher::Error>> + Send + use<> {
     let config = watcher::Config::default().page_size(PAGE);
     watcher(scoped::<TaskGroup>(client, namespace), config)
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .modify(|group| group.managed_fields_mut().clear())
         .reflect(writer)
         .inspect(move |event| {
@@ -152,7 +158,7 @@ fn watch_deployments(
     let ours = format!("app.kubernetes.io/managed-by={FIELD_MANAGER}");
     let config = watcher::Config::default().labels(&ours).page_size(PAGE);
     watcher(scoped::<Deployment>(client, namespace), config)
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .modify(|deployment| deployment.managed_fields_mut().clear())
         .reflect(writer)
         .inspect(move |event| {
