@@ -84,7 +84,7 @@ pub struct OperatorArgs {
     #[arg(long, env = "WORKER_NATS_CREDS_SECRET", value_name = "SECRET")]
     pub worker_nats_creds_secret: Option<String>,
     /// Groups reconciled at the same time.
-    #[arg(long, env = "RECONCILE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "RECONCILE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
     /// Seconds between two looks at the backlog of all groups.
     #[arg(long, env = "BACKLOG_INTERVAL", default_value_t = 10, value_parser = clap::value_parser!(u64).range(10..))]

@@ -21,7 +21,7 @@ mod seen;
 use bed::Bed;
 use floor::Floor;
 use ours::Operator;
-use std::{env, process::ExitCode};
+use std::{env, process::ExitCode, time::Duration};
 use support::report::{Metric, median, percentile, report};
 
 const USAGE: &str = "\
@@ -47,6 +47,9 @@ Example:
 
 /// Limits changed, one after another.
 const CHANGES: usize = 100;
+
+/// Before each measurement: nats-server and etcd still clean up after the deletions of the one before.
+const REST: Duration = Duration::from_secs(1);
 
 /// At a time in the floor's loop; the best counts.
 const WIDTHS: [usize; 3] = [1, 8, 32];
@@ -142,6 +145,7 @@ async fn warm_up(bed: &Bed) -> floor::Status {
 
 async fn measure_ours(bed: &Bed, groups: usize, last: bool, figures: &mut Figures) {
     let operator = Operator::start(bed).await;
+    tokio::time::sleep(REST).await;
     let before = operator.requests();
     let seconds = operator.apply(groups).await;
     println!("  ours: {}", speed(groups, seconds));
@@ -167,6 +171,7 @@ async fn measure_ours(bed: &Bed, groups: usize, last: bool, figures: &mut Figure
 async fn measure_floor(bed: &Bed, groups: usize, last: bool, status: &floor::Status, figures: &mut Figures) {
     for (index, width) in WIDTHS.into_iter().enumerate() {
         let floor = Floor::new(bed, status).await;
+        tokio::time::sleep(REST).await;
         let seconds = floor.run(groups, width).await;
         println!("  floor, {width} at a time: {}", speed(groups, seconds));
         figures.floor[index].push(seconds);
