@@ -199,7 +199,10 @@ pub async fn delete_a_group(cluster: &Cluster, broker: &Broker) -> anyhow::Resul
     let consumer = broker.consumer(&stream).await?;
     let stream_left = broker.stream(&stream).await?;
     for (what, left) in [("stream", stream_left.is_some()), ("consumer", consumer.is_some())] {
-        println!("  {what} of {stream}: {}", if left { "still there" } else { "gone" });
+        println!(
+            "  {what}: {}   (of {stream} in NATS)",
+            if left { "still there" } else { "gone" }
+        );
         if left {
             off.push(format!(
                 "group c: the {what} of {stream} is still there after it was deleted"
