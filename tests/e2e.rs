@@ -49,17 +49,9 @@ impl Samples {
             broker,
             _forward: forward,
         };
-        if !samples
-            .cluster
-            .is_gone(&format!("namespace/{namespace}"))
-            .expect("kubectl works")
-        {
-            samples.kubectl("delete taskgroups --all --timeout=120s");
-            samples
-                .cluster
-                .run(&format!("delete namespace {namespace} --timeout=120s"))
-                .expect("an earlier run is removed");
-        }
+        install::clear(&samples.cluster, namespace)
+            .await
+            .expect("an earlier run is removed");
         let dir = cluster::root().join("target/e2e").join(namespace);
         fs::create_dir_all(&dir).expect("target is writable");
         let kustomization = format!("namespace: {namespace}\nresources:\n- ../../../examples/demo\n");

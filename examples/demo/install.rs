@@ -30,6 +30,25 @@ pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes what an earlier run left in a namespace, if anything. The namespace stays: Kubernetes
+/// takes minutes to delete one whose pods may take minutes to stop.
+///
+/// # Errors
+/// Whatever kubectl says, or pods that do not end.
+pub async fn clear(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
+    if cluster.is_gone(&format!("namespace/{namespace}"))? {
+        return Ok(());
+    }
+    println!("# An earlier run's groups are still here.");
+    cluster.run(&format!("-n {namespace} delete taskgroups --all --timeout=120s"))?;
+    cluster.run(&format!("-n {namespace} delete deployment recorder --ignore-not-found"))?;
+    let pods = format!("-n {namespace} pods");
+    until("the earlier run's pods gone", Duration::from_secs(120), async || {
+        Ok(cluster.is_gone(&pods)?.then_some(()))
+    })
+    .await
+}
+
 /// The option that `kubectl apply` of the CRDs needs, if any.
 ///
 /// # Errors

@@ -55,7 +55,7 @@ async fn run(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     install::operator(cluster)?;
 
     report::title("2. Three groups, each with a limit of its own");
-    steps::apply_samples(cluster)?;
+    steps::apply_samples(cluster).await?;
     let (broker, _forward) = install::connect(cluster).await?;
 
     report::title("3. One mixed list of tasks");

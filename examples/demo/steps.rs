@@ -3,7 +3,7 @@
 use super::{
     NAMESPACE,
     cluster::{Cluster, until},
-    install::publish,
+    install::{clear, publish},
     records::{Tally, events, most_on_a_shared_queue},
     report::{self, Group},
 };
@@ -24,12 +24,8 @@ const LIMITS: [(&str, usize); 3] = [("a", 2), ("b", 1), ("c", 2)];
 const ENOUGH: f64 = 0.8;
 
 /// Step 2. Starts from nothing, also where an earlier demo left its groups.
-pub fn apply_samples(cluster: &Cluster) -> anyhow::Result<()> {
-    if !cluster.is_gone(&format!("namespace/{NAMESPACE}"))? {
-        println!("# An earlier demo's groups are still here.");
-        cluster.run("delete taskgroups --all -n demo --timeout=120s")?;
-        cluster.run("delete -k examples/demo --ignore-not-found --timeout=120s")?;
-    }
+pub async fn apply_samples(cluster: &Cluster) -> anyhow::Result<()> {
+    clear(cluster, NAMESPACE).await?;
     println!("# deploy/samples, with a recorder that the handlers tell when they start and end a task:");
     cluster.show("apply -k examples/demo")?;
     cluster.run("-n demo rollout status deployment/recorder --timeout=120s")?;
