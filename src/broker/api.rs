@@ -3,21 +3,13 @@
 use super::{
     config::{ConsumerConfig, ConsumerInfo, FOR_EVER, StreamConfig, StreamInfo},
     connection::Broker,
-    error::{BrokerError, code},
+    error::{BrokerError, Refusal, code},
 };
 use crate::names::{CONSUMER, DEAD_STREAM, DEAD_SUBJECTS, Queue, StreamName};
 use async_nats::jetstream::context::RequestErrorKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
 
 #[derive(Deserialize)]
 struct Page<T> {

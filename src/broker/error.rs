@@ -1,5 +1,7 @@
 //! What can go wrong between us and the broker.
 
+use serde::Deserialize;
+
 /// Error codes of the JetStream API that we tell apart
 /// (nats-server, `server/jetstream_errors_generated.go`).
 pub mod code {
@@ -31,6 +33,17 @@ pub mod code {
     pub const STREAM_FULL: u64 = 10077;
     /// The cluster has fewer suitable servers than copies were asked for.
     pub const NO_PEERS: u64 = 10005;
+}
+
+/// How JetStream says that it refuses a request.
+#[derive(Deserialize)]
+pub(super) struct Refusal {
+    /// One of [`code`], or any other of JetStream's.
+    #[serde(default)]
+    pub(super) err_code: u64,
+    /// In the server's words.
+    #[serde(default)]
+    pub(super) description: String,
 }
 
 /// What can go wrong between us and the broker.

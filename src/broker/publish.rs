@@ -2,7 +2,7 @@
 
 use super::{
     connection::Broker,
-    error::{BrokerError, code},
+    error::{BrokerError, Refusal, code},
 };
 use async_nats::{
     HeaderMap, Request,
@@ -15,14 +15,6 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct Answer {
     error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl Broker {
