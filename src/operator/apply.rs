@@ -211,7 +211,7 @@ async fn apply_deployment(ctx: &Context, group: &ValidGroup, desired: Value, wha
         }
         Err(error) => {
             let doing = format!("apply Deployment {}/{name}", group.queue.namespace);
-            Applied::Failed(ApplyError::kube(doing)(error))
+            Applied::Failed(ApplyError::template(doing)(error))
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum ApplyError {
         doing: String,
         /// What the API server said.
         source: Box<kube::Error>,
+        /// Whether what was sent was made of a user's pod template: then a refusal is about that.
+        of_template: bool,
     },
 }
 
@@ -25,6 +27,17 @@ impl ApplyError {
         move |source| Self::Kube {
             doing,
             source: Box::new(source),
+            of_template: false,
+        }
+    }
+
+    /// A failed request to the API server with an object made of a user's pod template.
+    pub fn template(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Kube {
+            doing,
+            source: Box::new(source),
+            of_template: true,
         }
     }
 
@@ -32,7 +45,13 @@ impl ApplyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Broker(error) => broker_reason(error),
-            Self::Kube { source, .. } => kube_reason(source),
+            Self::Kube {
+                source, of_template, ..
+            } => match kube_reason(source) {
+                "Invalid" if *of_template => "InvalidTemplate",
+                "Invalid" => "KubernetesError",
+                reason => reason,
+            },
         }
     }
 
@@ -95,9 +114,9 @@ fn kube_reason(error: &kube::Error) -> &'static str {
         403 if says("exceeded quota") => "QuotaExceeded",
         401 | 403 => "Forbidden",
         409 => "Conflict",
-        400 | 422 => "InvalidTemplate",
+        400 | 422 => "Invalid",
         // How server-side apply of Kubernetes 1.20 calls a field that does not exist or has the wrong type.
-        500 if says("failed to create typed patch object") => "InvalidTemplate",
+        500 if says("failed to create typed patch object") => "Invalid",
         _ => "KubernetesError",
     }
 }
@@ -109,7 +128,7 @@ mod tests {
 
     fn api(code: u16, message: &str) -> ApplyError {
         let status = Status::failure(message, "").with_code(code);
-        ApplyError::kube("apply Deployment a/b")(kube::Error::Api(Box::new(status)))
+        ApplyError::template("apply Deployment a/b")(kube::Error::Api(Box::new(status)))
     }
 
     #[test]
@@ -145,5 +164,12 @@ mod tests {
                 "{advice}"
             );
         }
+    }
+
+    #[test]
+    fn only_what_was_made_of_a_template_is_blamed_on_it() {
+        let status = Status::failure("status.conditions: Invalid value", "").with_code(422);
+        let error = ApplyError::kube("write the status of TaskGroup a/b")(kube::Error::Api(Box::new(status)));
+        assert_eq!((error.reason(), error.is_stalled()), ("KubernetesError", false));
     }
 }
