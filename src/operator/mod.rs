@@ -44,6 +44,9 @@ use tokio_util::sync::CancellationToken;
 /// What the operator calls itself towards the API server, for its audit log.
 pub const USER_AGENT: &str = concat!("taskgroup-operator/", env!("CARGO_PKG_VERSION"));
 
+/// Longest silence of the API server within a request: half as long again as a quiet watch lasts.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(45);
+
 /// Runs the operator until `shutdown`; what is under way then is finished first.
 ///
 /// # Errors
@@ -53,6 +56,8 @@ pub async fn run(args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Res
     let mut config = kube::Config::infer().await.context(
         "no Kubernetes to talk to: run this in a pod with a service account, or set KUBECONFIG to a kubeconfig file",
     )?;
+    // A request that is never answered would hold up its group, or blind a watch, for good.
+    config.read_timeout = Some(READ_TIMEOUT);
     let name = HeaderValue::from_static(USER_AGENT);
     config.headers.push((header::USER_AGENT, name));
     let client = kube::Client::try_from(config).context("the Kubernetes configuration can't be used")?;

@@ -41,6 +41,9 @@ use tokio_util::sync::CancellationToken;
 /// A request that was heard is under way: look once more when it must be through.
 const LOOK_TWICE: Duration = Duration::from_secs(1);
 
+/// How long one watch request lasts before it is made anew.
+const WATCH_SECONDS: u32 = 30;
+
 /// Pages of a first list.
 const PAGE: u32 = 500;
 
@@ -74,14 +77,11 @@ pub async fn run(
     ));
 
     let group_stream = watch_groups(&client, namespace, group_writer, ctx.clone());
-    let handler_stream = watcher(
-        scoped::<TaskHandler>(&client, namespace),
-        watcher::Config::default().page_size(PAGE),
-    )
-    .backoff(WatchBackoff::default())
-    .modify(|handler| handler.managed_fields_mut().clear())
-    .reflect(handler_writer)
-    .touched_objects();
+    let handler_stream = watcher(scoped::<TaskHandler>(&client, namespace), watch_config())
+        .backoff(WatchBackoff::default())
+        .modify(|handler| handler.managed_fields_mut().clear())
+        .reflect(handler_writer)
+        .touched_objects();
     let deployment_stream = watch_deployments(&client, namespace, deployment_writer, ctx.clone());
 
     let mut background = JoinSet::new();
@@ -125,13 +125,19 @@ pub async fn run(
     background.shutdown().await;
 }
 
+/// A watch that went blind, as one to a server that died without a word, is noticed when it should
+/// have ended.
+fn watch_config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
+}
+
 fn watch_groups(
     client: &Client,
     namespace: Option<&str>,
     writer: Writer<TaskGroup>,
     ctx: Arc<Context>,
 ) -> impl Stream<Item = Result<TaskGroup, watcher::Error>> + Send + use<> {
-    let config = watcher::Config::default().page_size(PAGE);
+    let config = watch_config();
     watcher(scoped::<TaskGroup>(client, namespace), config)
         .backoff(WatchBackoff::default())
         .modify(|group| group.managed_fields_mut().clear())
@@ -156,7 +162,7 @@ fn watch_deployments(
     ctx: Arc<Context>,
 ) -> impl Stream<Item = Result<Deployment, watcher::Error>> + Send + use<> {
     let ours = format!("app.kubernetes.io/managed-by={FIELD_MANAGER}");
-    let config = watcher::Config::default().labels(&ours).page_size(PAGE);
+    let config = watch_config().labels(&ours);
     watcher(scoped::<Deployment>(client, namespace), config)
         .backoff(WatchBackoff::default())
         .modify(|deployment| deployment.managed_fields_mut().clear())

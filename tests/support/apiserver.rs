@@ -26,6 +26,9 @@ use std::{
 };
 use tokio::sync::OnceCell;
 
+/// As the operator's own client has it.
+const READ_TIMEOUT: Duration = taskgroup::operator::READ_TIMEOUT;
+
 /// How long a server may take to become ready; on an idle machine it takes 3 s.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -194,6 +197,7 @@ impl ApiServer {
         let mut config = Config::new(self.url().parse().unwrap());
         config.root_cert_file = Some(self.certificate());
         config.auth_info.token = Some(self.token.clone().into());
+        config.read_timeout = Some(READ_TIMEOUT);
         config
     }
 
