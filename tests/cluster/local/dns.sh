@@ -3,7 +3,8 @@
 
 start_dns() {
   mkdir -p /run/dns
-  serve dns dnsmasq --keep-in-foreground --no-hosts --addn-hosts=/run/dns --bind-interfaces --listen-address="$NODE_IP" \
+  # A hangup, by which follow_services has it read the names again, would end it before it is ready for one.
+  serve dns sh -c 'trap "" HUP; exec "$@"' sh dnsmasq --keep-in-foreground --no-hosts --addn-hosts=/run/dns --bind-interfaces --listen-address="$NODE_IP" \
     --resolv-file="$LOCAL/resolv.conf" --local=/cluster.local/ --user=root --pid-file= --log-facility=-
   serve dns-services follow_services
 }
