@@ -15,7 +15,6 @@ use crate::{
     broker,
     names::{StreamName, keys},
 };
-use kube::ResourceExt;
 use serde_json::json;
 use std::time::Duration;
 
@@ -59,7 +58,7 @@ pub async fn next(ctx: &Context, group: &TaskGroup, valid: &ValidGroup) -> Resul
 async fn finish(ctx: &Context, group: &TaskGroup, valid: &ValidGroup, delete_stream: bool) -> Result<(), ApplyError> {
     // The workers go first, so that nothing new starts on what is about to vanish.
     if let Some(deployment) = observe::deployment(ctx, group)
-        && deployment.owner_references().iter().any(|owner| owner.uid == valid.uid)
+        && observe::is_owned_by(deployment.as_ref(), &valid.uid)
     {
         apply::delete_deployment(ctx, &deployment).await?;
     }
@@ -122,8 +121,5 @@ pub async fn end_invalid(ctx: &Context, group: &TaskGroup, invalid: &Invalid) ->
 }
 
 fn is_abandoned(group: &TaskGroup) -> bool {
-    group
-        .annotations()
-        .get(keys::ABANDON)
-        .is_some_and(|value| value == "true")
+    observe::is_asked(group, keys::ABANDON)
 }

@@ -147,6 +147,11 @@ pub fn view_deployment(
     }
 }
 
+/// Whether an annotation of the group asks for something: it is `"true"`.
+pub fn is_asked(group: &TaskGroup, annotation: &str) -> bool {
+    group.annotations().get(annotation).is_some_and(|value| value == "true")
+}
+
 /// Whether a Deployment is that of the TaskGroup with this uid.
 pub fn is_owned_by(deployment: &impl ResourceExt, group_uid: &str) -> bool {
     deployment

@@ -68,7 +68,8 @@ pub async fn reconcile(group: Arc<TaskGroup>, ctx: Arc<Context>) -> Result<Actio
 
 async fn run(ctx: &Context, group: &Arc<TaskGroup>) -> Result<Next, ApplyError> {
     let deleting = group.metadata.deletion_timestamp.is_some();
-    if deleting && !group.finalizers().iter().any(|name| name == FINALIZER) {
+    let held = group.finalizers().iter().any(|name| name == FINALIZER);
+    if deleting && !held {
         ctx.forget(group);
         return Ok(Next::Rest);
     }
@@ -103,7 +104,7 @@ async fn run(ctx: &Context, group: &Arc<TaskGroup>) -> Result<Next, ApplyError> 
         )
         .await;
     }
-    if !deleting && !group.finalizers().iter().any(|name| name == FINALIZER) {
+    if !deleting && !held {
         let group = apply::add_finalizer(ctx, group).await?;
         return keep(ctx, &group, &valid, None).await;
     }
@@ -167,10 +168,7 @@ async fn keep(
     {
         ctx.remember_generation(&valid.uid, generation);
     }
-    let adopt = group
-        .annotations()
-        .get(keys::ADOPT)
-        .is_some_and(|value| value == "true");
+    let adopt = observe::is_asked(group, keys::ADOPT);
     let plan = plan::plan(valid, &desired, &view, &deployment_view, &ctx.settings.instance, adopt);
     let made = matches!(plan.stream, plan::Step::Create(_));
     let seen = seen_fingerprint(&view, &plan);

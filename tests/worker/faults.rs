@@ -2,22 +2,10 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Handler, Hold, ok},
+    handler::{Handler, Hold, held, ok},
     numbers,
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
-
-async fn held(hold: &Hold) -> Handler {
-    let hold = hold.clone();
-    Handler::start(move |_| {
-        let hold = hold.clone();
-        async move {
-            hold.wait().await;
-            ok()
-        }
-    })
-    .await
-}
 
 #[tokio::test]
 async fn the_tasks_of_a_killed_worker_run_again_on_another_and_none_is_lost() {

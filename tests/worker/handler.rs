@@ -191,3 +191,16 @@ impl Hold {
 pub fn ok() -> (StatusCode, String) {
     (StatusCode::OK, "done\n".to_owned())
 }
+
+/// A handler that answers each task once `hold` lets it go.
+pub async fn held(hold: &Hold) -> Handler {
+    let hold = hold.clone();
+    Handler::start(move |_| {
+        let hold = hold.clone();
+        async move {
+            hold.wait().await;
+            ok()
+        }
+    })
+    .await
+}

@@ -19,7 +19,7 @@ mod shutdown;
 mod start;
 
 use bed::{Bed, Group, until};
-use handler::{Books, Handler, Hold, ok};
+use handler::{Books, Handler, Hold, held, ok};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The names that [`Bed::publish_many`] gives.
@@ -93,15 +93,7 @@ async fn a_thousand_tasks_run_at_once_when_the_group_may() {
     group.settings.max_inflight = 1000;
     let bed = Bed::with(&group).await;
     let hold = Hold::new();
-    let holding = hold.clone();
-    let handler = Handler::start(move |_| {
-        let hold = holding.clone();
-        async move {
-            hold.wait().await;
-            ok()
-        }
-    })
-    .await;
+    let handler = held(&hold).await;
     let worker = bed.ready_worker(&handler.url()).await;
     bed.publish_many(1500).await;
     until("the limit is reached", async || handler.books.running() == 1000).await;
@@ -119,15 +111,7 @@ async fn changed_settings_take_effect_on_what_starts_next_without_a_restart() {
     let mut group = Group::default().concurrency(1);
     let bed = Bed::with(&group).await;
     let hold = Hold::new();
-    let holding = hold.clone();
-    let handler = Handler::start(move |_| {
-        let hold = holding.clone();
-        async move {
-            hold.wait().await;
-            ok()
-        }
-    })
-    .await;
+    let handler = held(&hold).await;
     let worker = bed.ready_worker(&handler.url()).await;
     bed.publish_many(10).await;
     until("one runs", async || handler.books.running() == 1).await;

@@ -2,20 +2,8 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Handler, Hold, ok},
+    handler::{Handler, Hold, held, ok},
 };
-
-async fn held(hold: &Hold) -> Handler {
-    let hold = hold.clone();
-    Handler::start(move |_| {
-        let hold = hold.clone();
-        async move {
-            hold.wait().await;
-            ok()
-        }
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_worker_that_is_asked_to_stop_finishes_what_runs_and_starts_nothing() {
