@@ -92,9 +92,13 @@ pub struct OperatorArgs {
     /// Seconds between two full checks of a group that nothing happened to.
     #[arg(long, env = "RESYNC_INTERVAL", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_interval: u64,
-    /// Copies of the dead-letter stream, for a NATS cluster.
-    #[arg(long, env = "DEAD_LETTER_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub dead_letter_replicas: u8,
+    /// Copies of the streams that all groups share (dead letters, delays, rates), for a NATS cluster.
+    #[arg(long, env = "SHARED_STREAM_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub shared_stream_replicas: u8,
+    /// Hosts (`hooks.acme.svc`, `*.acme.svc`) and networks (`10.1.0.0/16`) that callbacks may go to,
+    /// separated by commas, beside those on the public internet.
+    #[arg(long, env = "CALLBACK_ALLOW", value_delimiter = ',', value_name = "HOST|CIDR")]
+    pub callback_allow: Vec<String>,
 }
 
 /// Arguments of `taskgroup worker`.

@@ -14,6 +14,27 @@ pub const DEAD_STREAM: &str = "TASKGROUP_DEAD";
 /// All subjects of [`DEAD_STREAM`].
 pub const DEAD_SUBJECTS: &str = "dead.>";
 
+/// Stream that keeps the tasks in back-off, and the callbacks to be tried again, of all groups.
+pub const DELAY_STREAM: &str = "TASKGROUP_DELAY";
+
+/// All subjects of [`DELAY_STREAM`]: what waits, what is due, and the marks of hand-overs that are void.
+pub const DELAY_SUBJECTS: [&str; 5] = ["delay.>", "due.>", "callback.>", "callback-due.>", "void.>"];
+
+/// Subjects of [`DELAY_STREAM`] that its consumer [`RELAY`] reads.
+pub const DUE_SUBJECTS: [&str; 2] = ["due.>", "callback-due.>"];
+
+/// Name of the durable consumer of [`DELAY_STREAM`], which all operator replicas share.
+pub const RELAY: &str = "relay";
+
+/// Stream that keeps, per group with a rate limit, when the next task may start.
+pub const RATE_STREAM: &str = "TASKGROUP_RATE";
+
+/// All subjects of [`RATE_STREAM`].
+pub const RATE_SUBJECTS: &str = "rate.>";
+
+/// What the operator listens to for tasks to be cancelled: `cancel.<namespace>.<queue>.<task-id>`.
+pub const CANCEL_SUBJECTS: &str = "cancel.>";
+
 /// Longest DNS label (RFC 1123): the bound of a queue's and of a namespace's name.
 pub const MAX_LABEL: usize = 63;
 
@@ -95,10 +116,16 @@ impl Queue {
         format!("tasks.{}.{}.{id}", self.namespace, self.name)
     }
 
-    /// The id of a task by the subject it was published to, if that subject is of this queue.
+    /// Where the relay puts a task whose queue takes no new ones ([`Queue::closed_subjects`]).
+    pub fn closed_task(&self, id: &str) -> String {
+        format!("closed.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// The id of a task by the subject it is stored under, if that subject is of this queue.
     pub fn task_id<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject
-            .strip_prefix("tasks.")?
+            .strip_prefix("tasks.")
+            .or_else(|| subject.strip_prefix("closed."))?
             .strip_prefix(self.namespace.as_str())?
             .strip_prefix('.')?
             .strip_prefix(self.name.as_str())?
@@ -111,11 +138,51 @@ impl Queue {
         format!("dead.{}.{}.{id}", self.namespace, self.name)
     }
 
-    /// The queue that a dead letter's subject belongs to.
-    pub fn of_dead_letter(subject: &str) -> Option<Self> {
-        let mut tokens = subject.strip_prefix("dead.")?.splitn(3, '.');
+    /// Where a task in back-off waits.
+    pub fn delay(&self, id: &str) -> String {
+        format!("delay.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// Where a task is whose back-off is over, until the relay has put it into its queue.
+    pub fn due(&self, id: &str) -> String {
+        format!("due.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// Where a callback waits until it is tried again.
+    pub fn callback(&self, id: &str) -> String {
+        format!("callback.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// Where a callback is that is to be tried again now, until a worker has done so.
+    pub fn callback_due(&self, id: &str) -> String {
+        format!("callback-due.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// Where a mark is stored that what a task's earlier delivery might still hand over is void.
+    pub fn void(&self, id: &str) -> String {
+        format!("void.{}.{}.{id}", self.namespace, self.name)
+    }
+
+    /// Where the group's rate is kept.
+    pub fn rate(&self) -> String {
+        format!("rate.{}.{}", self.namespace, self.name)
+    }
+
+    /// Where the operator asks the group's workers whether they run a task, to cut it off.
+    pub fn cancel_question(&self) -> String {
+        format!("worker-cancel.{}.{}", self.namespace, self.name)
+    }
+
+    /// Where the relay asks one of the group's workers to make a callback.
+    pub fn callback_request(&self) -> String {
+        format!("worker-callback.{}.{}", self.namespace, self.name)
+    }
+
+    /// The queue and the task that a subject `<kind>.<namespace>.<queue>.<task-id>` is about.
+    pub fn of_subject<'a>(kind: &str, subject: &'a str) -> Option<(Self, &'a str)> {
+        let mut tokens = subject.strip_prefix(kind)?.strip_prefix('.')?.splitn(3, '.');
         let queue = Self::new(tokens.next()?, tokens.next()?);
-        tokens.next().map(|_id| queue)
+        tokens.next().map(|id| (queue, id))
     }
 
     /// Where the operator says that the group's settings changed (plain NATS, not stored).
@@ -185,8 +252,10 @@ mod tests {
         assert_eq!(queue.task_id("tasks.crawl.acme.a.b"), Some("a.b"));
         assert_eq!(queue.task_id("tasks.crawl.acme2.a"), None);
         assert_eq!(queue.task_id("tasks.crawl.acme."), None);
-        assert_eq!(Queue::of_dead_letter(&queue.dead("a.b")), Some(queue));
-        assert_eq!(Queue::of_dead_letter("dead.crawl.acme"), None);
+        assert_eq!(queue.task_id(&queue.closed_task("42")), Some("42"));
+        assert_eq!(Queue::of_subject("dead", &queue.dead("a.b")), Some((queue, "a.b")));
+        assert_eq!(Queue::of_subject("dead", "dead.crawl.acme"), None);
+        assert_eq!(Queue::of_subject("due", "dead.crawl.acme.a"), None);
     }
 
     #[test]

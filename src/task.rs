@@ -14,6 +14,21 @@ pub mod headers {
     pub const DEADLINE: &str = "X-Deadline";
 }
 
+/// Headers by which a task in back-off carries its history through [`crate::names::DELAY_STREAM`] back
+/// into its queue. Neither handlers nor dead letters get them.
+pub mod history {
+    /// What all of them begin with, in lower case.
+    pub const PREFIX: &str = "taskgroup-";
+    /// Attempts that the task has had.
+    pub const ATTEMPTS: &str = "Taskgroup-Attempts";
+    /// The message that this one continues: `<stream>:<sequence>:<nanoseconds since 1970>`.
+    pub const ORIGIN: &str = "Taskgroup-Origin";
+    /// When the task was first published, in nanoseconds since 1970.
+    pub const PUBLISHED: &str = "Taskgroup-Published";
+    /// When its first attempt failed: RFC 3339, UTC.
+    pub const FIRST_FAILURE: &str = "Taskgroup-First-Failure";
+}
+
 /// Headers of a dead letter, beside the publisher's own.
 pub mod dead_headers {
     /// Name of the TaskGroup.
@@ -22,8 +37,40 @@ pub mod dead_headers {
     pub const REASON: &str = "X-Dead-Reason";
     /// What the last attempt said: status and the beginning of the body, at most 1 KiB.
     pub const ERROR: &str = "X-Dead-Error";
+    /// HTTP status or exit code of the last attempt, where it had one.
+    pub const STATUS: &str = "X-Dead-Status";
     /// How often the task was tried.
     pub const ATTEMPTS: &str = "X-Dead-Attempts";
+    /// When the first attempt failed: RFC 3339, UTC.
+    pub const FIRST_FAILURE: &str = "X-Dead-First-Failure";
+    /// When the last attempt failed: RFC 3339, UTC.
+    pub const LAST_FAILURE: &str = "X-Dead-Last-Failure";
+    /// The message it was: `<stream>:<sequence>:<nanoseconds since 1970>`.
+    pub const ORIGIN: &str = "X-Dead-Origin";
     /// When the task died: RFC 3339, UTC.
     pub const AT: &str = "X-Dead-At";
+}
+
+/// Whether a header is not the publisher's: NATS or we act on it.
+pub fn is_ours(name: &str) -> bool {
+    let begins_with = |prefix: &str| {
+        name.get(..prefix.len())
+            .is_some_and(|beginning| beginning.eq_ignore_ascii_case(prefix))
+    };
+    begins_with("nats-") || begins_with(history::PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_nats_and_of_the_history_are_not_the_publishers() {
+        for name in ["Nats-Msg-Id", "nats-rollup", history::ATTEMPTS, "TASKGROUP-ORIGIN"] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in ["X-Nats-Msg-Id", "nats", "Content-Type", "", "täskgroup-"] {
+            assert!(!is_ours(name), "{name}");
+        }
+    }
 }

@@ -129,5 +129,5 @@ impl<'a> Floor<'a> {
 
 /// The consumer of a group.
 pub fn consumer(group: &ValidGroup) -> ConsumerConfig {
-    desired::consumer(group, "bench")
+    desired::consumer(group, "bench", &[])
 }

@@ -12,8 +12,8 @@ pub use duration::{Duration, DurationError};
 pub use env::{EnvVar, EnvVarSource, FieldSelector, KeySelector};
 pub use size::{Size, SizeError};
 pub use task_group::{
-    DeadLetter, DeletionPolicy, HandlerRef, Retry, Storage, StorageType, TaskGroup, TaskGroupSpec, TaskGroupStatus,
-    Timeouts, Workers, limits,
+    DeadLetter, DeletionPolicy, HandlerRef, RateLimit, Retry, Storage, StorageType, TaskGroup, TaskGroupSpec,
+    TaskGroupStatus, Timeouts, Workers, limits,
 };
 pub use task_handler::{
     HANDLER_CONTAINER, HttpHandler, PodTemplate, TaskHandler, TaskHandlerSpec, UpstreamHandler, WORKER_ADMIN_PORT,

@@ -25,6 +25,23 @@ pub mod limits {
     pub const TASK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
     /// Bounds of `timeouts.ackWait`. Three heartbeats have to fit into it, with slack.
     pub const ACK_WAIT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3600));
+    /// Bounds of `timeouts.expire`, where it is not 0.
+    pub const EXPIRE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
+    /// Bounds of `retry.initialDelay` and `retry.maxDelay`.
+    pub const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
+    /// Bounds of `retry.multiplier`.
+    pub const MULTIPLIER: (f64, f64) = (1.0, 100.0);
+    /// Bounds of `retry.maxRetryAfter`.
+    pub const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    /// Bounds of `rateLimit.tasks`.
+    pub const RATE_TASKS: (i64, i64) = (1, 10_000_000);
+    /// Bounds of `rateLimit.per`. Starts are spread over it with a slack of half a percent, which below a
+    /// second would be less than the jitter of a timer.
+    pub const RATE_PER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    /// Bounds of `rateLimit.burst`.
+    pub const RATE_BURST: (i64, i64) = (1, 100_000);
+    /// Most starts per second: about what one queue delivers.
+    pub const MAX_RATE: i64 = 10_000;
     /// Bounds of `storage.duplicateWindow`; JetStream takes no less than 100 ms.
     pub const DUPLICATE_WINDOW: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
     /// Bounds of `storage.replicas`, which are JetStream's.
@@ -57,6 +74,7 @@ pub mod limits {
     printcolumn(name = "WORKERS", type_ = "string", json_path = ".status.workers"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "RATE", type_ = "string", json_path = ".status.rate", priority = 1),
     printcolumn(name = "HANDLER", type_ = "string", json_path = ".spec.handlerRef.name", priority = 1),
     printcolumn(name = "STREAM", type_ = "string", json_path = ".status.stream", priority = 1),
     printcolumn(
@@ -85,6 +103,15 @@ pub struct TaskGroupSpec {
     /// once, without a new pod, and interrupts nothing.
     #[schemars(range(min = 1, max = 100_000))]
     pub concurrency: i64,
+    /// How many tasks may start per time, all pods together; without it, as many as `concurrency` allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("duration(self.per) >= duration('1s') && duration(self.per) <= duration('24h')")
+            .message("rateLimit.per is 1s to 24h: write for example 1s or 1m"),
+        validation = Rule::new("self.tasks <= 10000 * duration(self.per).getSeconds()")
+            .message("rateLimit allows more than 10000 tasks per second: lower rateLimit.tasks, or remove rateLimit")
+    )]
+    pub rate_limit: Option<RateLimit>,
     /// `true`: nothing new starts, what runs finishes, and the queue still accepts tasks.
     #[serde(default)]
     pub suspend: bool,
@@ -94,11 +121,21 @@ pub struct TaskGroupSpec {
         validation = Rule::new("duration(self.task) >= duration('1ms') && duration(self.task) <= duration('24h')")
             .message("timeouts.task is 1ms to 24h: write for example 30s"),
         validation = Rule::new("duration(self.ackWait) >= duration('2s') && duration(self.ackWait) <= duration('1h')")
-            .message("timeouts.ackWait is 2s to 1h: write for example 30s")
+            .message("timeouts.ackWait is 2s to 1h: write for example 30s"),
+        validation = Rule::new("duration(self.expire) == duration('0s') || duration(self.expire) >= duration('1s') && duration(self.expire) <= duration('720h')")
+            .message("timeouts.expire is 1s to 720h, or 0s for never: write for example 10m")
     )]
     pub timeouts: Timeouts,
     /// What happens to a task whose attempt failed.
     #[serde(default)]
+    #[x_kube(
+        validation = Rule::new("duration(self.initialDelay) >= duration('10ms') && duration(self.initialDelay) <= duration('24h')")
+            .message("retry.initialDelay is 10ms to 24h: write for example 1s"),
+        validation = Rule::new("duration(self.maxDelay) >= duration(self.initialDelay) && duration(self.maxDelay) <= duration('24h')")
+            .message("retry.maxDelay is at least retry.initialDelay and at most 24h: write for example 5m"),
+        validation = Rule::new("duration(self.maxRetryAfter) >= duration('1s') && duration(self.maxRetryAfter) <= duration('24h')")
+            .message("retry.maxRetryAfter is 1s to 24h: write for example 1h")
+    )]
     pub retry: Retry,
     /// What happens to a task that can't be done.
     #[serde(default)]
@@ -138,6 +175,7 @@ impl TaskGroupSpec {
         Self {
             queue: None,
             concurrency,
+            rate_limit: None,
             suspend: false,
             timeouts: Timeouts::default(),
             retry: Retry::default(),
@@ -160,6 +198,9 @@ pub struct Timeouts {
     /// How soon the tasks of a dead worker go to another. Independent of `task`: a worker renews its
     /// claim while it runs a task. 2s to 1h.
     pub ack_wait: Duration,
+    /// How long a task may wait, from its publication on; one that waited longer is not started (again)
+    /// and becomes a dead letter. 1s to 720h; `0s` is for ever.
+    pub expire: Duration,
 }
 
 impl Default for Timeouts {
@@ -167,22 +208,64 @@ impl Default for Timeouts {
         Self {
             task: Duration::seconds(30),
             ack_wait: Duration::seconds(30),
+            expire: Duration::seconds(0),
         }
     }
 }
 
-/// What happens to a task whose attempt failed.
+/// How many tasks may start per time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Tasks that may start within `per`, at least 1. In no window of that length start more than
+    /// `tasks + burst`.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub tasks: i64,
+    /// The time they are spread over, 1s to 24h.
+    #[serde(default = "one_second")]
+    pub per: Duration,
+    /// Starts that may be saved up while nothing waits: so many start at once when tasks come, 1 to 100000.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub burst: i64,
+}
+
+fn one_second() -> Duration {
+    Duration::seconds(1)
+}
+
+fn one() -> i64 {
+    1
+}
+
+/// What happens to a task whose attempt failed: it waits, without a slot, for a random time of up to
+/// `initialDelay * multiplier ^ (attempts - 1)`, at most `maxDelay`, and is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retry {
     /// Attempts of one task, the first one included; then it is dead. 1 to 1000.
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: i64,
+    /// Longest wait after the first attempt, 10ms to 24h.
+    pub initial_delay: Duration,
+    /// Longest wait after any attempt, `initialDelay` to 24h.
+    pub max_delay: Duration,
+    /// How much longer the longest wait is after each further attempt, 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub multiplier: f64,
+    /// Longest time that the group is closed by a handler's 429 or 503 with `Retry-After`, 1s to 24h.
+    pub max_retry_after: Duration,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_attempts: 5 }
+        Self {
+            max_attempts: 5,
+            initial_delay: Duration::seconds(1),
+            max_delay: Duration("5m".into()),
+            multiplier: 2.0,
+            max_retry_after: Duration("1h".into()),
+        }
     }
 }
 
@@ -309,6 +392,8 @@ pub struct TaskGroupStatus {
     pub stream: Option<String>,
     /// The limit that the broker enforces at present.
     pub concurrency: Option<i64>,
+    /// The rate limit in force, as `2/1s`.
+    pub rate: Option<String>,
     /// Worker pods wanted.
     pub replicas: Option<i32>,
     /// Worker pods ready and wanted, as `1/2`.
@@ -321,6 +406,8 @@ pub struct TaskGroupStatus {
     pub pending: Option<i64>,
     /// Tasks being run. May exceed `spec.concurrency` for a moment after it was lowered.
     pub in_flight: Option<i64>,
+    /// Tasks in back-off, which hold no slot; renewed as `pending` is, which does not count them.
+    pub delayed: Option<i64>,
     /// Tasks of this group in the dead-letter stream.
     pub dead_lettered: Option<i64>,
 }

@@ -155,7 +155,7 @@ impl Broker {
             let empty = page.state.subjects.is_empty();
             seen += page.state.subjects.len();
             for (subject, count) in page.state.subjects {
-                if let Some(queue) = Queue::of_dead_letter(&subject) {
+                if let Some((queue, _)) = Queue::of_subject("dead", &subject) {
                     *counts.entry(queue).or_insert(0) += count;
                 }
             }

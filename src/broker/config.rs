@@ -35,6 +35,22 @@ pub struct StreamConfig {
     pub duplicate_window: Duration,
     /// Whose it is.
     pub metadata: BTreeMap<String, String>,
+    /// What the shared streams have beside.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedStream>,
+}
+
+/// What a shared stream has beside what every stream has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SharedStream {
+    /// Whether it takes scheduled messages.
+    pub allow_msg_schedules: bool,
+    /// Whether it takes messages that vanish after a time of their own.
+    pub allow_msg_ttl: bool,
+    /// Whether its last message by subject can be asked for directly.
+    pub allow_direct: bool,
+    /// Most messages under one subject; -1 for no limit.
+    pub max_msgs_per_subject: i64,
 }
 
 /// When messages leave a stream.
@@ -63,6 +79,9 @@ pub enum Storage {
 pub enum Discard {
     /// It refuses the new message.
     New,
+    /// It drops the oldest. Only for the shared streams, which have no limits (a stream that takes
+    /// scheduled messages can't refuse any), or keep the last message of a subject.
+    Old,
 }
 
 /// The fields of a consumer that are ours. What else a consumer has is left as it is.
@@ -130,19 +149,56 @@ impl ConsumerConfig {
 /// The stream of all dead letters.
 pub fn dead_letters(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
-        name: names::DEAD_STREAM.into(),
         subjects: vec![names::DEAD_SUBJECTS.into()],
+        discard: Discard::New,
+        ..shared(names::DEAD_STREAM, instance, replicas)
+    }
+}
+
+/// The stream of all tasks in back-off. What is in it leaves it when the relay has handed it on.
+pub fn delays(instance: &str, replicas: u8) -> StreamConfig {
+    StreamConfig {
+        subjects: names::DELAY_SUBJECTS.map(Into::into).into(),
+        retention: Retention::WorkQueue,
+        shared: Some(SharedStream {
+            allow_msg_schedules: true,
+            allow_msg_ttl: true,
+            max_msgs_per_subject: -1,
+            ..SharedStream::default()
+        }),
+        ..shared(names::DELAY_STREAM, instance, replicas)
+    }
+}
+
+/// The stream of all groups' rates: one message for each.
+pub fn rates(instance: &str, replicas: u8) -> StreamConfig {
+    StreamConfig {
+        subjects: vec![names::RATE_SUBJECTS.into()],
+        shared: Some(SharedStream {
+            allow_direct: true,
+            max_msgs_per_subject: 1,
+            ..SharedStream::default()
+        }),
+        ..shared(names::RATE_STREAM, instance, replicas)
+    }
+}
+
+fn shared(name: &str, instance: &str, replicas: u8) -> StreamConfig {
+    StreamConfig {
+        name: name.into(),
+        subjects: Vec::new(),
         retention: Retention::Limits,
         storage: Storage::File,
-        discard: Discard::New,
-        num_replicas: i64::from(replicas),
+        discard: Discard::Old,
+        num_replicas: replicas.into(),
         max_msgs: -1,
         max_bytes: -1,
         max_msg_size: -1,
-        // A worker that died between the dead letter and the ack repeats both: within this window
-        // the second letter is dropped. The longest `ackWait` is an hour.
+        // A worker that died between a hand-over (to the dead letters, to the delays) and the ack repeats
+        // both: within this window the second is dropped. The longest `ackWait` is an hour.
         duplicate_window: Duration::from_secs(2 * 3600),
         metadata: BTreeMap::from([(names::keys::INSTANCE.into(), instance.into())]),
+        shared: None,
     }
 }
 

@@ -14,7 +14,8 @@ mod publish;
 mod pull;
 
 pub use config::{
-    ConsumerConfig, ConsumerInfo, Discard, Retention, Storage, StreamConfig, StreamInfo, StreamState, dead_letters,
+    ConsumerConfig, ConsumerInfo, Discard, Retention, SharedStream, Storage, StreamConfig, StreamInfo, StreamState,
+    dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};

@@ -26,16 +26,19 @@ pub struct Numbers {
     pub pending: i64,
     /// Tasks being run.
     pub in_flight: i64,
+    /// Tasks in back-off.
+    pub delayed: i64,
     /// Dead tasks.
     pub dead: i64,
 }
 
 impl Numbers {
-    /// What a status says, if it says all three.
+    /// What a status says, if it says all.
     fn of(status: &TaskGroupStatus) -> Option<Self> {
         Some(Self {
             pending: status.pending?,
             in_flight: status.in_flight?,
+            delayed: status.delayed?,
             dead: status.dead_lettered?,
         })
     }
@@ -129,6 +132,7 @@ impl Sweep {
             let numbers = Numbers {
                 pending: count(info.state.messages - running),
                 in_flight: count(running),
+                delayed: 0,
                 dead: count(self.dead.get(&validate::queue(group)).copied().unwrap_or(0)),
             };
             let said = ctx
@@ -153,7 +157,7 @@ impl Sweep {
         let Some(info) = streams.get(&StreamName::from(DEAD_STREAM)) else {
             self.dead.clear();
             self.dead_state = None;
-            return ctx.ensure_dead_letter_stream().await;
+            return ctx.ensure_shared_streams().await;
         };
         let state = (info.state.messages, info.state.last_seq);
         if self.dead_state != Some(state) {
@@ -219,6 +223,7 @@ mod tests {
         Numbers {
             pending,
             in_flight,
+            delayed: 0,
             dead,
         }
     }

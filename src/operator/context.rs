@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{TaskGroup, TaskHandler},
     broker::{self, Broker, BrokerError},
-    names::{DEAD_STREAM, StreamName},
+    names::StreamName,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -41,8 +41,10 @@ pub struct Settings {
     pub backlog_interval: Duration,
     /// Time after which a group that nothing happened to is checked in full.
     pub resync_interval: Duration,
-    /// Copies of the dead-letter stream.
-    pub dead_letter_replicas: u8,
+    /// Hosts and networks that callbacks may go to.
+    pub callback_allow: Vec<String>,
+    /// Copies of the streams that all groups share.
+    pub shared_replicas: u8,
 }
 
 /// What all reconciles share.
@@ -73,7 +75,7 @@ pub struct Context {
     pub metrics: Metrics,
     generations: Mutex<HashMap<String, i64>>,
     shown: tokio::sync::OnceCell<()>,
-    making_dead_letter_stream: tokio::sync::Mutex<()>,
+    making_shared_streams: tokio::sync::Mutex<()>,
     recorder: Recorder,
     triggers: UnboundedSender<ObjectRef<TaskGroup>>,
 }
@@ -114,7 +116,7 @@ impl Context {
             metrics,
             generations: Mutex::default(),
             shown: tokio::sync::OnceCell::new(),
-            making_dead_letter_stream: tokio::sync::Mutex::default(),
+            making_shared_streams: tokio::sync::Mutex::default(),
             triggers,
         }
     }
@@ -193,17 +195,24 @@ impl Context {
         }
     }
 
-    /// Makes the stream of the dead letters where it is missing. One that exists is left as it is: it
-    /// may be shared with other installations.
+    /// Makes the streams that all groups share where they are missing. One that exists is left as it is:
+    /// it may be shared with other installations.
     ///
     /// # Errors
     /// What the broker says.
-    pub async fn ensure_dead_letter_stream(&self) -> Result<(), BrokerError> {
-        let _one_at_a_time = self.making_dead_letter_stream.lock().await;
-        if self.broker.stream(&StreamName::from(DEAD_STREAM)).await?.is_none() {
-            let config = broker::dead_letters(&self.settings.instance, self.settings.dead_letter_replicas);
-            self.broker.create_stream(&config).await?;
-            tracing::info!("stream {DEAD_STREAM} made");
+    pub async fn ensure_shared_streams(&self) -> Result<(), BrokerError> {
+        let _one_at_a_time = self.making_shared_streams.lock().await;
+        let (instance, replicas) = (&self.settings.instance, self.settings.shared_replicas);
+        for config in [
+            broker::dead_letters(instance, replicas),
+            broker::delays(instance, replicas),
+            broker::rates(instance, replicas),
+        ] {
+            let name = StreamName::from(config.name.as_str());
+            if self.broker.stream(&name).await?.is_none() {
+                self.broker.create_stream(&config).await?;
+                tracing::info!("stream {name} made");
+            }
         }
         Ok(())
     }

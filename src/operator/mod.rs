@@ -116,6 +116,7 @@ fn settings(args: &OperatorArgs) -> Settings {
         },
         backlog_interval: Duration::from_secs(args.backlog_interval),
         resync_interval: Duration::from_secs(args.resync_interval),
-        dead_letter_replicas: args.dead_letter_replicas,
+        callback_allow: args.callback_allow.clone(),
+        shared_replicas: args.shared_stream_replicas,
     }
 }

@@ -145,7 +145,7 @@ async fn keep(
             &ctx.settings.instance,
             closing.as_ref().is_some_and(|closing| closing.closed),
         ),
-        consumer: desired::consumer(valid, &ctx.settings.instance),
+        consumer: desired::consumer(valid, &ctx.settings.instance, &ctx.settings.callback_allow),
         paused: valid.suspend,
         deployment: handler.map(|handler| desired::deployment(valid, &handler, &ctx.settings.pods)),
     };

@@ -237,10 +237,10 @@ fn unreachable(ctx: &Context) -> String {
         .map_or_else(|| "NATS came back".to_owned(), |error: BrokerError| error.to_string())
 }
 
-/// Makes the dead-letter stream; ready once it is there. Returns early when the link changes.
+/// Makes the shared streams; ready once they are there. Returns early when the link changes.
 async fn prepare(ctx: &Context, readiness: &Readiness, link: &mut tokio::sync::watch::Receiver<broker::Link>) {
     loop {
-        match ctx.ensure_dead_letter_stream().await {
+        match ctx.ensure_shared_streams().await {
             Ok(()) => return readiness.ready(),
             Err(error) => {
                 tracing::warn!("waiting: {error}");

@@ -3,7 +3,7 @@
 use super::{Worker, backoff::Backoff, policy::Death, watch::Terms};
 use crate::{
     broker::{Delivery, Stored},
-    task::dead_headers,
+    task::{dead_headers, is_ours},
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -59,9 +59,8 @@ fn headers<'a>(
     room: usize,
 ) -> Vec<(String, String)> {
     // Headers that JetStream acts on (deduplication, expectations, schedules) were meant for the queue.
-    let is_nats = |name: &str| name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("nats-"));
     let mut headers: Vec<_> = publishers
-        .filter(|(name, _)| !is_nats(name))
+        .filter(|(name, _)| !is_ours(name))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     for (name, value) in [

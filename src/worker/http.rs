@@ -1,9 +1,13 @@
 //! One attempt of one task, as an HTTP request to the handler.
 
-use super::{policy::AttemptResult, watch::Terms};
-use crate::{broker::Delivery, task::headers};
+use super::{
+    handler::Attempt,
+    policy::{AttemptResult, Output},
+    retry_after,
+};
+use crate::task::headers;
 use anyhow::Context;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -14,7 +18,6 @@ use hyper_util::{
 };
 use jiff::Timestamp;
 use std::{error::Error, sync::Arc, time::Duration};
-use tokio::time;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,9 +28,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Most connections kept for reuse: as many as a pod may run tasks.
 const MAX_IDLE: usize = 1000;
-
-/// What of an answer is kept, as the reason of a failure: 1 KiB.
-const KEPT: usize = 1024;
 
 /// What of an answer is read at most, so that the connection can be used again; a larger answer
 /// closes it.
@@ -48,13 +48,13 @@ const NOT_PASSED_ON: [HeaderName; 11] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// The way to the handler.
-pub struct Handler {
+/// The way to a handler that listens for HTTP.
+pub struct HttpHandler {
     url: Uri,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-impl Handler {
+impl HttpHandler {
     /// A client for the handler at `url` (http or https).
     ///
     /// # Errors
@@ -99,62 +99,57 @@ impl Handler {
         &self.url
     }
 
-    /// Runs one attempt of `task`; when this future is dropped, the request is aborted.
-    pub async fn call(&self, task: &Delivery, id: &str, attempt: u32, terms: &Terms) -> AttemptResult {
-        let mut request = Request::new(Full::new(task.payload()));
+    /// Makes one attempt; when this future is dropped, the request is aborted.
+    pub async fn call(&self, attempt: &Attempt<'_>) -> AttemptResult {
+        let mut request = Request::new(Full::new(attempt.payload.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
-        *request.headers_mut() = request_headers(task.headers(), id, attempt, terms, Timestamp::now());
-        match time::timeout(terms.settings.task_timeout(), self.exchange(request)).await {
-            Ok(result) => result,
-            Err(_) => AttemptResult::TimedOut,
-        }
+        *request.headers_mut() = request_headers(attempt, Timestamp::now());
+        self.exchange(request, attempt.keep).await
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> AttemptResult {
+    async fn exchange(&self, request: Request<Full<Bytes>>, keep: usize) -> AttemptResult {
         let answer = match self.client.request(request).await {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => return AttemptResult::NoConnection(innermost(&error)),
             Err(error) => return AttemptResult::Broken(innermost(&error)),
         };
         let status = answer.status().as_u16();
-        match beginning(answer.into_body()).await {
-            Ok(body) => AttemptResult::Answered { status, body },
+        let retry_after = answer
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| retry_after::parse(value.to_str().ok()?, Timestamp::now()));
+        match beginning(answer.into_body(), keep).await {
+            Ok(body) => AttemptResult::Answered {
+                status,
+                retry_after,
+                body,
+            },
             Err(error) => AttemptResult::Broken(innermost(&error)),
         }
     }
 }
 
 /// The headers of a request: the publisher's, then ours, which win.
-fn request_headers<'a>(
-    publishers: impl Iterator<Item = (&'a str, &'a str)>,
-    id: &str,
-    attempt: u32,
-    terms: &Terms,
-    now: Timestamp,
-) -> HeaderMap {
+fn request_headers(attempt: &Attempt<'_>, now: Timestamp) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(8);
-    for (name, value) in publishers {
-        let is_nats = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("nats-"));
+    for (name, value) in &attempt.headers {
         // NATS allows more in a header than HTTP does; what HTTP can't carry stays behind.
-        if let (false, Ok(name), Ok(value)) = (
-            is_nats,
-            HeaderName::try_from(name),
-            HeaderValue::from_bytes(value.as_bytes()),
-        ) && !NOT_PASSED_ON.contains(&name)
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::from_bytes(value.as_bytes()))
+            && !NOT_PASSED_ON.contains(&name)
         {
             map.append(name, value);
         }
     }
-    let settings = &terms.settings;
+    let settings = &attempt.terms.settings;
     let deadline = now
         .checked_add(settings.task_timeout())
         .unwrap_or(Timestamp::MAX)
         .to_string();
     for (name, value) in [
-        (headers::CALL_ID, id),
+        (headers::CALL_ID, attempt.id),
         (headers::TASK_GROUP, settings.group.as_str()),
-        (headers::ATTEMPT, attempt.to_string().as_str()),
+        (headers::ATTEMPT, attempt.number.to_string().as_str()),
         (headers::MAX_ATTEMPTS, settings.max_attempts.to_string().as_str()),
         (headers::DEADLINE, deadline.as_str()),
     ] {
@@ -172,20 +167,34 @@ fn request_headers<'a>(
     map
 }
 
-/// The first [`KEPT`] bytes of a body as text. The rest is read, up to [`READ`], and thrown away.
-async fn beginning(mut body: Incoming) -> Result<String, hyper::Error> {
-    let mut kept = Vec::new();
+/// The first `keep` bytes of a body. The rest is read, up to [`READ`], and thrown away.
+async fn beginning(mut body: Incoming, keep: usize) -> Result<Output, hyper::Error> {
+    let mut output = Output::default();
+    let mut kept = BytesMut::new();
     let mut read = 0;
-    while read < READ
+    while read < READ.max(keep)
         && !body.is_end_stream()
         && let Some(frame) = body.frame().await
     {
-        if let Some(data) = frame?.data_ref() {
+        if let Ok(data) = frame?.into_data() {
             read += data.len();
-            kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
+            if output.bytes.is_empty() && kept.is_empty() && data.len() <= keep {
+                // Most bodies are one piece: it is kept as it came.
+                output.bytes = data;
+                continue;
+            }
+            if kept.is_empty() {
+                kept.extend_from_slice(&std::mem::take(&mut output.bytes));
+            }
+            let room = keep - kept.len();
+            kept.extend_from_slice(&data[..data.len().min(room)]);
         }
     }
-    Ok(String::from_utf8_lossy(&kept).trim().to_owned())
+    if !kept.is_empty() {
+        output.bytes = kept.freeze();
+    }
+    output.truncated = read > output.bytes.len() || !body.is_end_stream();
+    Ok(output)
 }
 
 /// The error at the root: "connection refused" says more than "client error (Connect)".
@@ -200,17 +209,14 @@ fn innermost(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::WorkerSettings;
+    use crate::{settings::WorkerSettings, worker::watch::Terms};
 
     #[test]
     fn a_request_has_the_publishers_headers_and_ours_win() {
         let terms = Terms {
             settings: WorkerSettings {
                 group: "acme".into(),
-                max_inflight: 1,
-                task_timeout_ms: 30_000,
-                max_attempts: 5,
-                dead_letter: true,
+                ..WorkerSettings::default()
             },
             ack_wait: Duration::from_secs(30),
             concurrency: 1,
@@ -222,15 +228,21 @@ mod tests {
             ("X-Mine", "1"),
             ("X-Mine", "2"),
             ("X-Call-Id", "forged"),
-            ("Nats-Msg-Id", "42"),
-            ("nats-expected-stream", "s"),
             ("Connection", "close"),
             ("Transfer-Encoding", "chunked"),
             ("Content-Length", "1"),
             ("Host", "elsewhere"),
             ("not a name", "x"),
         ];
-        let map = request_headers(publishers.into_iter(), "a.b", 2, &terms, now);
+        let attempt = Attempt {
+            id: "a.b",
+            number: 2,
+            headers: publishers.into(),
+            payload: Bytes::new(),
+            keep: 0,
+            terms: &terms,
+        };
+        let map = request_headers(&attempt, now);
         let mut found: Vec<_> = map
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
@@ -256,7 +268,7 @@ mod tests {
     #[test]
     fn a_handler_url_that_is_none_is_refused_with_an_example() {
         for bad in ["", "127.0.0.1:8080", "ftp://a/", "http://", "/path"] {
-            let error = Handler::new(bad)
+            let error = HttpHandler::new(bad)
                 .err()
                 .map(|error| format!("{error:#}"))
                 .unwrap_or_default();

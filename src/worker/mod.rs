@@ -9,17 +9,21 @@ mod backoff;
 mod dead;
 mod drained;
 mod gate;
+mod handler;
 mod http;
 mod in_hand;
 mod lease;
 mod metrics;
 mod policy;
 mod pull_loop;
+mod retry_after;
 mod run_task;
 mod slots;
 mod watch;
 
-use self::{drained::Drained, gate::Gate, http::Handler, in_hand::InHand, metrics::Metrics, watch::Known};
+use self::{
+    drained::Drained, gate::Gate, handler::Handler, http::HttpHandler, in_hand::InHand, metrics::Metrics, watch::Known,
+};
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
@@ -61,7 +65,7 @@ struct Worker {
 /// Arguments that can't be used.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let queue = queue(&args)?;
-    let handler = Handler::new(&args.handler_url)?;
+    let handler = HttpHandler::new(&args.handler_url)?;
     let broker = Broker::connect(&args.nats, "worker").await?;
 
     let mut registry = Registry::default();
@@ -84,7 +88,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         gate: Gate::new(handler.url()),
         queue,
         broker,
-        handler,
+        handler: Handler::Http(Box::new(handler)),
         known,
         look_again: Arc::default(),
         metrics,

@@ -1,22 +1,59 @@
 //! What becomes of a task: the result of an attempt and its number decide. Pure.
 
+use bytes::Bytes;
+use std::time::Duration;
+
 /// What came of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// The handler answered.
+    /// The handler answered over HTTP.
     Answered {
-        /// HTTP status.
+        /// Its status.
         status: u16,
-        /// The beginning of the body.
-        body: String,
+        /// For how long it wants no more tasks (`Retry-After`).
+        retry_after: Option<Duration>,
+        /// The body, or its beginning.
+        body: Output,
+    },
+    /// The handler's process ended.
+    Exited {
+        /// Its exit code; 128 and the number of the signal, where one ended it.
+        code: i32,
+        /// What it wrote to standard output, or the beginning of that.
+        output: Output,
+        /// The end of what it wrote to standard error.
+        errors: String,
     },
     /// No answer within the time of one attempt.
     TimedOut,
-    /// The handler could not be connected to, and why.
+    /// The handler could not be connected to, or its process not be started, and why.
     NoConnection(String),
     /// The connection broke before the answer was complete, and how.
     Broken(String),
 }
+
+/// What a handler put out: as much of it as was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// The first bytes.
+    pub bytes: Bytes,
+    /// Whether there was more.
+    pub truncated: bool,
+}
+
+impl Output {
+    /// The first [`MAX_ERROR`] bytes as text.
+    fn text(&self) -> String {
+        let end = self.bytes.len().min(MAX_ERROR);
+        String::from_utf8_lossy(&self.bytes[..end]).trim().to_owned()
+    }
+}
+
+/// What of an output is kept as the reason of a failure: 1 KiB.
+pub const MAX_ERROR: usize = 1024;
+
+/// `EX_DATAERR` of sysexits.h: the exit code of a task that no further attempt would help.
+const PERMANENT_EXIT: i32 = 65;
 
 /// What to do with the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,22 +103,40 @@ impl AttemptResult {
     /// In a word, for metrics.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Answered { status: 200..300, .. } => "ok",
-            Self::Answered { .. } => "failed",
+            Self::Answered { status: 200..300, .. } | Self::Exited { code: 0, .. } => "ok",
+            Self::Answered { .. } | Self::Exited { .. } => "failed",
             Self::TimedOut => "timeout",
             Self::NoConnection(_) => "no_connection",
             Self::Broken(_) => "broken",
         }
     }
 
-    fn error(self) -> String {
+    /// HTTP status or exit code.
+    pub fn status(&self) -> Option<i32> {
         match self {
-            Self::Answered { status, body } if body.is_empty() => format!("status {status}"),
+            Self::Answered { status, .. } => Some(i32::from(*status)),
+            Self::Exited { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// What the handler put out.
+    pub fn output(&self) -> Output {
+        match self {
+            Self::Answered { body, .. } => body.clone(),
+            Self::Exited { output, .. } => output.clone(),
+            _ => Output::default(),
+        }
+    }
+
+    fn error(&self) -> String {
+        match self {
             Self::Answered {
                 status: status @ (100..200 | 300..400),
                 ..
             } => format!("status {status}: redirects are not followed, give the handler's final URL"),
-            Self::Answered { status, body } => format!("status {status}: {body}"),
+            Self::Answered { status, body, .. } => with_text(&format!("status {status}"), &body.text()),
+            Self::Exited { code, errors, .. } => with_text(&format!("exit code {code}"), errors),
             Self::TimedOut => "no answer within timeouts.task".to_owned(),
             Self::NoConnection(why) => format!("no connection to the handler: {why}"),
             Self::Broken(why) => format!("the handler's answer broke off: {why}"),
@@ -89,14 +144,24 @@ impl AttemptResult {
     }
 }
 
+fn with_text(what: &str, text: &str) -> String {
+    if text.is_empty() {
+        what.to_owned()
+    } else {
+        format!("{what}: {text}")
+    }
+}
+
 /// What to do with a task after attempt number `attempt` of at most `max_attempts`.
-pub fn judge(result: AttemptResult, attempt: u32, max_attempts: u32) -> Verdict {
-    let permanent = match &result {
+pub fn judge(result: &AttemptResult, attempt: u32, max_attempts: u32) -> Verdict {
+    let permanent = match result {
         AttemptResult::Answered { status, .. } => match status {
             200..300 => return Verdict::Done,
             408 | 425 | 429 | 500.. => false,
             _ => true,
         },
+        AttemptResult::Exited { code: 0, .. } => return Verdict::Done,
+        AttemptResult::Exited { code, .. } => *code == PERMANENT_EXIT,
         AttemptResult::TimedOut | AttemptResult::NoConnection(_) | AttemptResult::Broken(_) => false,
     };
     let error = result.error();
@@ -133,7 +198,11 @@ mod tests {
     fn answered(status: u16) -> AttemptResult {
         AttemptResult::Answered {
             status,
-            body: "why".into(),
+            retry_after: None,
+            body: Output {
+                bytes: "why".into(),
+                truncated: false,
+            },
         }
     }
 
@@ -172,7 +241,7 @@ mod tests {
             (answered(304), Dead(Reason::Permanent), permanent),
         ] {
             for (attempt, expected) in [(1, attempt_1_of_2), (2, attempt_2_of_2)] {
-                let end = match judge(result.clone(), attempt, 2) {
+                let end = match judge(&result, attempt, 2) {
                     Verdict::Done => Done,
                     Verdict::Retry(_) => Retry,
                     Verdict::Dead(death) => {
@@ -187,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_redirect_says_that_it_was_not_followed() {
-        let Verdict::Dead(death) = judge(answered(302), 1, 5) else {
+        let Verdict::Dead(death) = judge(&answered(302), 1, 5) else {
             panic!("a redirect is permanent");
         };
         assert_eq!(

@@ -4,13 +4,14 @@ use super::{
     Worker,
     backoff::Backoff,
     dead,
+    handler::Attempt,
     in_hand::{Held, State},
     lease,
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
     watch::Terms,
 };
-use crate::broker::Delivery;
+use crate::{broker::Delivery, task::is_ours};
 use std::{
     pin::pin,
     sync::Arc,
@@ -152,7 +153,17 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
         return Verdict::Dead(death);
     }
     let begun = Instant::now();
-    let result = worker.handler.call(task, id, attempt, terms).await;
+    let result = worker
+        .handler
+        .run(&Attempt {
+            id,
+            number: attempt,
+            headers: task.headers().filter(|(name, _)| !is_ours(name)).collect(),
+            payload: task.payload(),
+            keep: policy::MAX_ERROR,
+            terms,
+        })
+        .await;
     let duration = begun.elapsed();
     let kind = result.kind();
     worker
@@ -164,7 +175,7 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
     if let AttemptResult::NoConnection(why) = &result {
         worker.gate.refused(why);
     }
-    let verdict = policy::judge(result, attempt, max_attempts);
+    let verdict = policy::judge(&result, attempt, max_attempts);
     // What a handler answers is shown only as the reason of a failure, and never in the log.
     let group = terms.settings.group.as_str();
     match &verdict {

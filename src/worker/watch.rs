@@ -21,7 +21,7 @@ use tokio::{
 const REREAD: Duration = Duration::from_secs(30);
 
 /// What the workers of a group are to keep to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Terms {
     /// The settings that the operator wrote.
     pub settings: WorkerSettings,
@@ -32,7 +32,7 @@ pub struct Terms {
 }
 
 /// What the worker knows about its group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Known {
     /// The terms last read: what runs goes on by them even while the consumer is away.
     pub terms: Option<Arc<Terms>>,
@@ -155,7 +155,12 @@ mod tests {
 
     #[test]
     fn the_terms_are_the_consumers_own_and_those_in_its_metadata() {
-        let settings = r#"{"group":"acme","maxInflight":100,"taskTimeoutMs":5000,"maxAttempts":3,"deadLetter":true}"#;
+        let settings = WorkerSettings {
+            group: "acme".into(),
+            max_attempts: 3,
+            ..WorkerSettings::default()
+        }
+        .to_json();
         let terms = read(
             Some(&consumer(&json!({keys::SETTINGS: settings}))),
             &Queue::new("a", "b"),

@@ -113,7 +113,8 @@ impl Bed {
             concurrency: 16,
             backlog_interval: 10,
             resync_interval: 600,
-            dead_letter_replicas: 1,
+            shared_stream_replicas: 1,
+            callback_allow: Vec::new(),
         }
     }
 

@@ -42,10 +42,8 @@ impl Default for Group {
             ack_wait: Duration::from_secs(30),
             settings: WorkerSettings {
                 group: "acme".into(),
-                max_inflight: 100,
                 task_timeout_ms: 60_000,
-                max_attempts: 5,
-                dead_letter: true,
+                ..WorkerSettings::default()
             },
         }
     }

@@ -154,9 +154,9 @@ async fn a_changed_time_limit_is_missed_by_no_worker_even_when_the_notice_is_los
     let handler = Handler::start(|_| std::future::pending()).await;
     let worker = bed.ready_worker(&handler.url()).await;
     // Changed by hand, without the operator's notice: found out by the reread after a reconnect.
-    let config = serde_json::json!({"metadata": {
-        taskgroup::names::keys::SETTINGS: r#"{"group":"acme","maxInflight":100,"taskTimeoutMs":100,"maxAttempts":1,"deadLetter":true}"#,
-    }});
+    let mut settings = group.settings.clone();
+    (settings.task_timeout_ms, settings.max_attempts) = (100, 1);
+    let config = serde_json::json!({"metadata": {taskgroup::names::keys::SETTINGS: settings.to_json()}});
     let now = bed
         .broker
         .consumer(&bed.stream())

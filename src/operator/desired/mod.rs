@@ -8,7 +8,7 @@ use crate::{
     api::{HANDLER_CONTAINER, WORKER_ADMIN_PORT, WORKER_CONTAINER},
     broker::{ConsumerConfig, Discard, Retention, StreamConfig},
     names::{self, keys},
-    settings::WorkerSettings,
+    settings::{Rate, WorkerSettings},
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, hash::Hasher, time::Duration};
@@ -42,6 +42,17 @@ pub fn max_inflight(group: &ValidGroup) -> i64 {
     group.max_inflight_per_pod.min(group.concurrency)
 }
 
+/// A rate limit for people: `2/1s`, or `2/1s+10` with more than one start saved up.
+pub fn rate(rate: &Rate) -> String {
+    let per = jiff::SignedDuration::from_millis(i64::try_from(rate.per_ms).unwrap_or(i64::MAX));
+    let burst = if rate.burst > 1 {
+        format!("+{}", rate.burst)
+    } else {
+        String::new()
+    };
+    format!("{}/{per:#}{burst}", rate.tasks)
+}
+
 /// The mark on everything of a group in JetStream.
 pub fn owner_metadata(group: &ValidGroup, instance: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
@@ -57,6 +68,7 @@ pub fn stream(group: &ValidGroup, instance: &str, closed: bool) -> StreamConfig 
     let storage = &group.storage;
     StreamConfig {
         name: group.queue.stream().as_str().into(),
+        shared: None,
         subjects: vec![if closed {
             group.queue.closed_subjects()
         } else {
@@ -75,17 +87,29 @@ pub fn stream(group: &ValidGroup, instance: &str, closed: bool) -> StreamConfig 
 }
 
 /// The consumer of a group.
-pub fn consumer(group: &ValidGroup, instance: &str) -> ConsumerConfig {
-    let settings = WorkerSettings {
+pub fn consumer(group: &ValidGroup, instance: &str, callback_allow: &[String]) -> ConsumerConfig {
+    let mut metadata = owner_metadata(group, instance);
+    metadata.insert(keys::SETTINGS.into(), settings(group, callback_allow).to_json());
+    ConsumerConfig::workers(group.concurrency, group.ack_wait, metadata)
+}
+
+/// What the workers of a group keep to.
+fn settings(group: &ValidGroup, callback_allow: &[String]) -> WorkerSettings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    WorkerSettings {
         group: group.name.clone(),
         max_inflight: u32::try_from(max_inflight(group)).unwrap_or(u32::MAX),
-        task_timeout_ms: u64::try_from(group.task_timeout.as_millis()).unwrap_or(u64::MAX),
-        max_attempts: group.max_attempts,
+        task_timeout_ms: ms(group.task_timeout),
+        max_attempts: group.retry.max_attempts,
         dead_letter: group.dead_letter,
-    };
-    let mut metadata = owner_metadata(group, instance);
-    metadata.insert(keys::SETTINGS.into(), settings.to_json());
-    ConsumerConfig::workers(group.concurrency, group.ack_wait, metadata)
+        initial_delay_ms: ms(group.retry.initial_delay),
+        max_delay_ms: ms(group.retry.max_delay),
+        multiplier: group.retry.multiplier,
+        max_retry_after_ms: ms(group.retry.max_retry_after),
+        expire_ms: ms(group.expire),
+        rate: group.rate,
+        callback_allow: callback_allow.to_vec(),
+    }
 }
 
 /// Labels by which the worker pods of a group are found.

@@ -129,7 +129,7 @@ fn what_is_live_does_not_touch_the_deployment() {
     let mut changed = group(8);
     changed.task_timeout = Duration::from_secs(200);
     changed.ack_wait = Duration::from_secs(3);
-    changed.max_attempts = 1;
+    changed.retry.max_attempts = 1;
     changed.dead_letter = false;
     changed.suspend = true;
     assert_eq!(deployment(&changed, &handler, &pods()), before);

@@ -35,7 +35,7 @@ fn wanted(group: &ValidGroup) -> Desired {
     };
     Desired {
         stream: desired::stream(group, "test", false),
-        consumer: desired::consumer(group, "test"),
+        consumer: desired::consumer(group, "test", &[]),
         paused: group.suspend,
         deployment: Some(desired::deployment(group, &handler, &pods)),
     }

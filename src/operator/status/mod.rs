@@ -150,6 +150,11 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
                 .collect::<Vec<_>>()
                 .join(","),
         ),
+        rate: if consumer_in_step {
+            group.rate.map(|rate| desired::rate(&rate))
+        } else {
+            before.rate.clone()
+        },
         max_inflight: if consumer_in_step {
             Some(desired::max_inflight(group))
         } else {
@@ -157,6 +162,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
         },
         pending: numbers.map(|numbers| numbers.pending).or(before.pending),
         in_flight: numbers.map(|numbers| numbers.in_flight).or(before.in_flight),
+        delayed: numbers.map(|numbers| numbers.delayed).or(before.delayed),
         dead_lettered: numbers.map(|numbers| numbers.dead).or(before.dead_lettered),
     }
 }

@@ -172,6 +172,7 @@ fn numbers_stay_until_there_are_new_ones() {
     let told = Numbers {
         pending: 7,
         in_flight: 4,
+        delayed: 0,
         dead: 1,
     };
     let before = numbers(&TaskGroupStatus::default(), Some(told));

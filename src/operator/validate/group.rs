@@ -5,6 +5,7 @@ use crate::{
     api::{self, DeletionPolicy, EnvVar, StorageType, TaskGroup, limits},
     broker,
     names::{MAX_LABEL, Queue, is_dns_label},
+    settings::Rate,
 };
 use kube::ResourceExt;
 use std::{collections::HashSet, time};
@@ -26,8 +27,12 @@ pub struct ValidGroup {
     pub task_timeout: time::Duration,
     /// After how long without a sign of life a delivery is void.
     pub ack_wait: time::Duration,
-    /// Attempts of one task.
-    pub max_attempts: u32,
+    /// How many tasks may start per time.
+    pub rate: Option<Rate>,
+    /// How long a task may wait; zero is for ever.
+    pub expire: time::Duration,
+    /// What happens after a failed attempt.
+    pub retry: ValidRetry,
     /// Whether dead tasks are kept.
     pub dead_letter: bool,
     /// Environment of the handler.
@@ -40,6 +45,21 @@ pub struct ValidGroup {
     pub storage: ValidStorage,
     /// What happens to the queued tasks at the end.
     pub deletion_policy: DeletionPolicy,
+}
+
+/// What happens after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ValidRetry {
+    /// Attempts of one task.
+    pub max_attempts: u32,
+    /// Longest wait after the first one.
+    pub initial_delay: time::Duration,
+    /// Longest wait after any.
+    pub max_delay: time::Duration,
+    /// How much longer the longest wait is after each further one.
+    pub multiplier: f64,
+    /// Longest time that a handler closes the group.
+    pub max_retry_after: time::Duration,
 }
 
 /// How the queue keeps its tasks; -1 is no limit, as JetStream has it.
@@ -130,11 +150,6 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
             ),
         );
     }
-    let max_attempts = problems.range(
-        "spec.retry.maxAttempts",
-        spec.retry.max_attempts,
-        (1, limits::MAX_ATTEMPTS),
-    );
     if spec.handler_ref.name.is_empty() {
         problems.add(
             "spec.handlerRef.name",
@@ -156,7 +171,9 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
             limits::ACK_WAIT,
             "2s to 1h",
         ),
-        max_attempts: u32::try_from(max_attempts).unwrap_or(1),
+        rate: spec.rate_limit.as_ref().map(|rate| rate_limit(rate, &mut problems)),
+        expire: expire(&spec.timeouts.expire, &mut problems),
+        retry: retry(&spec.retry, &mut problems),
         dead_letter: spec.dead_letter.enabled,
         env: spec.env.clone(),
         handler: spec.handler_ref.name.clone(),
@@ -165,6 +182,83 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
         deletion_policy: spec.deletion_policy,
     };
     problems.done(valid)
+}
+
+fn rate_limit(rate: &api::RateLimit, problems: &mut Problems) -> Rate {
+    let tasks = problems.range("spec.rateLimit.tasks", rate.tasks, limits::RATE_TASKS);
+    let per = problems.duration("spec.rateLimit.per", &rate.per, limits::RATE_PER, "1s to 24h");
+    if u128::try_from(tasks).unwrap_or(0) * 1000 > u128::try_from(limits::MAX_RATE).unwrap_or(0) * per.as_millis() {
+        problems.add(
+            "spec.rateLimit",
+            format!(
+                "{tasks} tasks per {} are more than {} per second: lower spec.rateLimit.tasks, or remove spec.rateLimit",
+                rate.per,
+                limits::MAX_RATE
+            ),
+        );
+    }
+    let burst = problems.range("spec.rateLimit.burst", rate.burst, limits::RATE_BURST);
+    Rate {
+        tasks: u64::try_from(tasks).unwrap_or(1),
+        per_ms: u64::try_from(per.as_millis()).unwrap_or(u64::MAX),
+        burst: u64::try_from(burst).unwrap_or(1),
+    }
+}
+
+fn expire(expire: &api::Duration, problems: &mut Problems) -> time::Duration {
+    if expire.parse().is_ok_and(|expire| expire.is_zero()) {
+        return time::Duration::ZERO;
+    }
+    problems.duration(
+        "spec.timeouts.expire",
+        expire,
+        limits::EXPIRE,
+        "1s to 720h, or 0s for never",
+    )
+}
+
+fn retry(retry: &api::Retry, problems: &mut Problems) -> ValidRetry {
+    let max_attempts = problems.range("spec.retry.maxAttempts", retry.max_attempts, (1, limits::MAX_ATTEMPTS));
+    let (low, high) = limits::MULTIPLIER;
+    if !(low..=high).contains(&retry.multiplier) {
+        problems.add(
+            "spec.retry.multiplier",
+            format!("{} is out of range: write {low} to {high}", retry.multiplier),
+        );
+    }
+    let mut delay = |field: &str, value: &api::Duration| {
+        problems.duration(
+            &format!("spec.retry.{field}"),
+            value,
+            limits::RETRY_DELAY,
+            "10ms to 24h",
+        )
+    };
+    let (initial_delay, max_delay) = (
+        delay("initialDelay", &retry.initial_delay),
+        delay("maxDelay", &retry.max_delay),
+    );
+    if max_delay < initial_delay {
+        problems.add(
+            "spec.retry.maxDelay",
+            format!(
+                "{} is less than spec.retry.initialDelay ({}): raise the one or lower the other",
+                retry.max_delay, retry.initial_delay
+            ),
+        );
+    }
+    ValidRetry {
+        max_attempts: u32::try_from(max_attempts).unwrap_or(1),
+        initial_delay,
+        max_delay,
+        multiplier: retry.multiplier,
+        max_retry_after: problems.duration(
+            "spec.retry.maxRetryAfter",
+            &retry.max_retry_after,
+            limits::RETRY_AFTER,
+            "1s to 24h",
+        ),
+    }
 }
 
 fn storage(storage: &api::Storage, problems: &mut Problems) -> ValidStorage {

@@ -4,7 +4,7 @@
 mod group;
 mod handler;
 
-pub use group::{ValidGroup, ValidStorage, group, queue, share_a_queue};
+pub use group::{ValidGroup, ValidRetry, ValidStorage, group, queue, share_a_queue};
 pub use handler::{Run, ValidHandler, handler};
 
 use crate::api::{Duration, Size};
