@@ -24,6 +24,10 @@ mod watch;
 use self::{
     drained::Drained, gate::Gate, handler::Handler, http::HttpHandler, in_hand::InHand, metrics::Metrics, watch::Known,
 };
+pub use self::{
+    handler::{Attempt, InProcess},
+    policy::{AttemptResult, Output},
+};
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
@@ -64,8 +68,21 @@ struct Worker {
 /// # Errors
 /// Arguments that can't be used.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let queue = queue(&args)?;
     let handler = HttpHandler::new(&args.handler_url)?;
+    let gate = Gate::new(handler.url());
+    start(args, Handler::Http(Box::new(handler)), gate, shutdown).await
+}
+
+/// The same, with a function of this process in the place of a handler: `args.handler_url` is not used.
+///
+/// # Errors
+/// Arguments that can't be used.
+pub async fn run_with(args: WorkerArgs, handler: InProcess, shutdown: CancellationToken) -> anyhow::Result<()> {
+    start(args, Handler::InProcess(handler), Gate::open(), shutdown).await
+}
+
+async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let queue = queue(&args)?;
     let broker = Broker::connect(&args.nats, "worker").await?;
 
     let mut registry = Registry::default();
@@ -85,10 +102,10 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         )),
     });
     let worker = Arc::new(Worker {
-        gate: Gate::new(handler.url()),
+        gate,
         queue,
         broker,
-        handler: Handler::Http(Box::new(handler)),
+        handler,
         known,
         look_again: Arc::default(),
         metrics,
