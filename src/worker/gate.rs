@@ -32,6 +32,15 @@ impl Gate {
         }
     }
 
+    /// One that stays open: for a handler without an address, which is always there.
+    pub fn open() -> Self {
+        Self {
+            host: String::new(),
+            port: 0,
+            closed: watch::Sender::new(None),
+        }
+    }
+
     /// Why it is closed, `None` while it is open; changes can be awaited.
     pub fn closed(&self) -> watch::Receiver<Option<String>> {
         self.closed.subscribe()
@@ -40,14 +49,14 @@ impl Gate {
     /// A task found the handler gone. [`Gate::keep`] opens the gate again.
     pub fn refused(&self, why: &str) {
         self.closed.send_if_modified(|closed| {
-            let was_open = closed.is_none();
-            if was_open {
+            let closes = closed.is_none() && !self.host.is_empty();
+            if closes {
                 *closed = Some(format!(
                     "the handler on {}:{} takes no connections ({why}): look at the handler's log",
                     self.host, self.port
                 ));
             }
-            was_open
+            closes
         });
     }
 

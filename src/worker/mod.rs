@@ -39,6 +39,10 @@ use self::{
     metrics::Metrics,
     watch::{Known, Terms},
 };
+pub use self::{
+    handler::{Attempt, InProcess},
+    policy::{AttemptResult, Output},
+};
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
@@ -99,8 +103,21 @@ impl Worker {
 /// # Errors
 /// Arguments that can't be used.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let queue = queue(&args)?;
     let handler = HttpHandler::new(&args.handler_url)?;
+    let gate = Gate::new(handler.url());
+    start(args, Handler::Http(Box::new(handler)), gate, shutdown).await
+}
+
+/// The same, with a function of this process in the place of a handler: `args.handler_url` is not used.
+///
+/// # Errors
+/// Arguments that can't be used.
+pub async fn run_with(args: WorkerArgs, handler: InProcess, shutdown: CancellationToken) -> anyhow::Result<()> {
+    start(args, Handler::InProcess(handler), Gate::open(), shutdown).await
+}
+
+async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let queue = queue(&args)?;
     let broker = Broker::connect(&args.nats, "worker").await?;
 
     let mut registry = Registry::default();
@@ -114,7 +131,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
 
     let (acks, mut unconfirmed) = acks::channel();
     let worker = Arc::new(Worker {
-        gate: Gate::new(handler.url()),
+        gate,
         known: channel::Sender::new(Known {
             terms: None,
             missing: Some(format!(
@@ -125,7 +142,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         }),
         queue,
         broker,
-        handler: Handler::Http(Box::new(handler)),
+        handler,
         look_again: Arc::default(),
         metrics,
         in_hand: InHand::default(),

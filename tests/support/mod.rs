@@ -11,6 +11,7 @@ pub mod apiserver;
 pub mod kubectl;
 pub mod nats;
 pub mod process;
+pub mod proxy;
 pub mod requests;
 pub mod scratch;
 pub mod tools;
