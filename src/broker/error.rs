@@ -29,6 +29,10 @@ pub mod code {
     pub const STREAM_NOT_FOUND: u64 = 10059;
     /// Copies were asked for, but the server stands alone.
     pub const REPLICAS_NOT_SUPPORTED: u64 = 10074;
+    /// There is no message under this subject or number.
+    pub const MESSAGE_NOT_FOUND: u64 = 10037;
+    /// The message is larger than the stream takes.
+    pub const MESSAGE_TOO_LARGE: u64 = 10054;
     /// The stream is full and refuses new messages.
     pub const STREAM_FULL: u64 = 10077;
     /// The cluster has fewer suitable servers than copies were asked for.

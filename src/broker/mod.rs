@@ -2,9 +2,10 @@
 //!
 //! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
 //! `api` asks the server, `events` hears what others change, `pull` and `publish` are the
-//! worker's side.
+//! worker's side, `relay` and `cancel` the operator's.
 
 mod api;
+mod cancel;
 mod config;
 mod connection;
 mod drift;
@@ -12,7 +13,9 @@ mod error;
 mod events;
 mod publish;
 mod pull;
+mod relay;
 
+pub use cancel::CancelRequest;
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, Retention, SharedStream, Storage, StreamConfig, StreamInfo, StreamState,
     dead_letters, delays, rates,
@@ -20,5 +23,6 @@ pub use config::{
 pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
-pub use events::{BrokerEvent, events};
+pub use events::{BrokerEvent, Termination, events, terminations};
 pub use pull::{Arrival, Delivery, PullEnd, PullInbox, Stored};
+pub use relay::{CallbackAnswer, Found, HandedOn};
