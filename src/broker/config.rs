@@ -1,6 +1,7 @@
 //! What a stream or consumer should be, and what JetStream says it is.
 
 use crate::names::{self, StreamName};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, time::Duration};
@@ -243,6 +244,9 @@ pub struct ConsumerInfo {
     /// For how long still, in nanoseconds.
     #[serde(default)]
     pub pause_remaining: u64,
+    /// The server's time when it said so.
+    #[serde(default)]
+    pub ts: Option<Timestamp>,
 }
 
 impl StreamInfo {

@@ -1,7 +1,7 @@
 //! JetStream: the only place that knows the NATS client library.
 //!
 //! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
-//! `api` asks the server, `events` hears what others change, `pull` and `publish` are the
+//! `api` asks the server, `events` hears what others change, `pull`, `publish` and `rate` are the
 //! worker's side.
 
 mod api;
@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod publish;
 mod pull;
+mod rate;
 
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, Retention, SharedStream, Storage, StreamConfig, StreamInfo, StreamState,

@@ -2,10 +2,12 @@
 //!
 //! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the handler (`http`), keeps
 //! the `lease` meanwhile and does what `policy` says with the result. `slots` counts what may be asked
-//! for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the handler is there, `drained` is
-//! for the handler's shutdown hook. `slots` and `policy` are pure.
+//! for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the handler is there, `rate` lets
+//! tasks start as the group's rate allows by the server's `clock`, `drained` is for the handler's shutdown
+//! hook. `slots` and `policy` are pure.
 
 mod backoff;
+mod clock;
 mod dead;
 mod drained;
 mod gate;
@@ -16,13 +18,15 @@ mod lease;
 mod metrics;
 mod policy;
 mod pull_loop;
+mod rate;
 mod retry_after;
 mod run_task;
 mod slots;
 mod watch;
 
 use self::{
-    drained::Drained, gate::Gate, handler::Handler, http::HttpHandler, in_hand::InHand, metrics::Metrics, watch::Known,
+    clock::Clock, drained::Drained, gate::Gate, handler::Handler, http::HttpHandler, in_hand::InHand, metrics::Metrics,
+    rate::RateGate, watch::Known,
 };
 use crate::{
     admin::{self, Readiness},
@@ -52,6 +56,7 @@ struct Worker {
     look_again: Arc<Notify>,
     metrics: Metrics,
     in_hand: InHand,
+    rate: RateGate,
     /// Cancelled when what still runs has to be handed back.
     hurry: CancellationToken,
 }
@@ -84,6 +89,14 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
             broker.servers()
         )),
     });
+    let clock = Clock::default();
+    let rate = RateGate::new(
+        broker.clone(),
+        queue.clone(),
+        clock.clone(),
+        known.clone(),
+        metrics.rate.clone(),
+    );
     let worker = Arc::new(Worker {
         gate: Gate::new(handler.url()),
         queue,
@@ -93,11 +106,13 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         look_again: Arc::default(),
         metrics,
         in_hand: InHand::default(),
+        rate,
         hurry: CancellationToken::new(),
     });
     let watch = watch::watch(
         worker.broker.clone(),
         worker.queue.clone(),
+        clock,
         known_sender,
         worker.look_again.clone(),
     );
@@ -107,6 +122,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         () = pull_loop::run(worker.clone(), readiness, shutdown) => {}
     }
 
+    worker.rate.close().await;
     drained.finish().await;
     admin_shutdown.cancel();
     if time::timeout(LAST_ANSWERS, admin).await.is_err() {

@@ -103,6 +103,7 @@ impl PullLoop {
                 Ok(()) = self.known.changed() => {}
                 Ok(()) = self.link.changed() => {}
                 Ok(()) = self.handler.changed() => {}
+                () = self.worker.rate.moved() => {}
                 () = self.shutdown.cancelled(), if !stopping => {}
                 () = time::sleep_until(wake_up.into()) => self.timer(stop_at),
             }
@@ -191,7 +192,7 @@ impl PullLoop {
         let Some(inbox) = &self.inbox else {
             return;
         };
-        if let Some(ask) = self.slots.ask(now) {
+        if let Some(ask) = self.slots.ask(now, self.worker.rate.room()) {
             self.worker.metrics.pulls.inc();
             if let Err(error) = inbox.ask(ask.pull, ask.batch, EXPIRES).await {
                 tracing::debug!(%error, "a pull could not be sent");
@@ -228,7 +229,9 @@ impl PullLoop {
     fn start(&mut self, task: Delivery) {
         self.slots.started();
         let worker = self.worker.clone();
-        self.tasks.spawn(async move { run_task::run(&worker, task).await });
+        let turn = worker.rate.line_up();
+        self.tasks
+            .spawn(async move { run_task::run(&worker, task, turn).await });
     }
 
     fn finished(&mut self, ended: Result<Option<Unconfirmed>, tokio::task::JoinError>) {
@@ -248,6 +251,7 @@ impl PullLoop {
     fn show(&self) {
         self.worker.metrics.in_flight.set(i64::from(self.slots.running()));
         self.worker.metrics.slots.set(i64::from(self.slots.capacity()));
+        self.worker.rate.show();
     }
 
     fn longest_attempt(&self) -> Duration {

@@ -9,6 +9,7 @@ use super::{
     lease,
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
+    rate::Turn,
     watch::Terms,
 };
 use crate::{broker::Delivery, task::is_ours};
@@ -60,7 +61,7 @@ pub struct Unconfirmed {
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
 /// then the broker gives the task to another worker. What it returns needs no slot any more, but
 /// [`confirm`].
-pub async fn run(worker: &Worker, task: Delivery) -> Option<Unconfirmed> {
+pub async fn run(worker: &Worker, task: Delivery, turn: Turn) -> Option<Unconfirmed> {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
@@ -85,7 +86,7 @@ pub async fn run(worker: &Worker, task: Delivery) -> Option<Unconfirmed> {
             return None;
         }
     };
-    let outcome = outcome(worker, &task, id, &terms).await;
+    let outcome = outcome(worker, &task, id, &terms, turn).await;
     worker.metrics.task(outcome.as_str());
     if outcome != Outcome::Done {
         return None;
@@ -95,12 +96,12 @@ pub async fn run(worker: &Worker, task: Delivery) -> Option<Unconfirmed> {
     unheard.then_some(Unconfirmed { task, _held: held })
 }
 
-async fn outcome(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> Outcome {
+async fn outcome(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, turn: Turn) -> Outcome {
     let mut lease = pin!(lease::keep(task, worker.known.clone(), &worker.metrics));
     let verdict = tokio::select! {
         // What is finished is finished, also when the lease was lost at the same moment.
         biased;
-        verdict = attempt(worker, task, id, terms) => verdict,
+        verdict = attempt(worker, task, id, terms, turn) => verdict,
         () = &mut lease => return lost(task, id),
         () = worker.hurry.cancelled() => return hand_back(task, id).await,
     };
@@ -146,12 +147,13 @@ pub async fn confirm(worker: Arc<Worker>, unconfirmed: Unconfirmed) {
 }
 
 /// One attempt, unless the task has had all of them.
-async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> Verdict {
+async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, turn: Turn) -> Verdict {
     let attempt = task.delivered();
     let max_attempts = terms.settings.max_attempts;
     if let Some(death) = policy::already_dead(attempt, max_attempts) {
         return Verdict::Dead(death);
     }
+    turn.start().await;
     let begun = Instant::now();
     let result = worker
         .handler

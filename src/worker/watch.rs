@@ -1,17 +1,23 @@
 //! Keeps what the worker knows about its group up to date: the settings in the consumer's metadata,
-//! and the consumer's own `ack_wait` and `max_ack_pending`.
+//! the consumer's own `ack_wait` and `max_ack_pending`, and the server's time.
 //!
 //! Read at start, on the operator's notice, after every reconnect, when the pull loop finds the
 //! consumer gone, and about every 30 seconds, so that a missed notice is made up for.
 
-use super::backoff::{Backoff, jittered};
+use super::{
+    backoff::{Backoff, jittered},
+    clock::Clock,
+};
 use crate::{
     broker::{Broker, BrokerError, ConsumerInfo},
     names::{CONSUMER, Queue, keys},
     settings::WorkerSettings,
 };
 use futures::StreamExt;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::{Notify, watch},
     time,
@@ -41,7 +47,7 @@ pub struct Known {
 }
 
 /// Reads the terms, over and over, for as long as it is polled.
-pub async fn watch(broker: Broker, queue: Queue, known: watch::Sender<Known>, look_again: Arc<Notify>) {
+pub async fn watch(broker: Broker, queue: Queue, clock: Clock, known: watch::Sender<Known>, look_again: Arc<Notify>) {
     let mut link = broker.link();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut notices = match broker.settings_notices(&queue).await {
@@ -51,7 +57,12 @@ pub async fn watch(broker: Broker, queue: Queue, known: watch::Sender<Known>, lo
     };
     loop {
         link.borrow_and_update();
-        let read = match broker.consumer(&queue.stream()).await {
+        let sent = Instant::now();
+        let answer = broker.consumer(&queue.stream()).await;
+        if let Ok(Some(ConsumerInfo { ts: Some(time), .. })) = answer {
+            clock.heard(sent, Instant::now(), time);
+        }
+        let read = match answer {
             Ok(consumer) => read(consumer.as_ref(), &queue),
             // What is known stays known: the tasks that run go on.
             Err(error @ BrokerError::Unreachable { .. }) if known.borrow().terms.is_some() => {
