@@ -1,6 +1,6 @@
 //! The arguments of every subcommand. Each is also an environment variable.
 
-use crate::telemetry::LogFormat;
+use crate::{telemetry::LogFormat, worker::is_callback_rule};
 use clap::{Args, Parser, Subcommand};
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -97,7 +97,7 @@ pub struct OperatorArgs {
     pub shared_stream_replicas: u8,
     /// Hosts (`hooks.acme.svc`, `*.acme.svc`) and networks (`10.1.0.0/16`) that callbacks may go to,
     /// separated by commas, beside those on the public internet.
-    #[arg(long, env = "CALLBACK_ALLOW", value_delimiter = ',', value_name = "HOST|CIDR")]
+    #[arg(long, env = "CALLBACK_ALLOW", value_delimiter = ',', value_name = "HOST|CIDR", value_parser = callback_rule)]
     pub callback_allow: Vec<String>,
 }
 
@@ -127,6 +127,14 @@ pub struct CrdsArgs {
     /// Write one file per kind into this directory, instead of all to standard output.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+fn callback_rule(rule: &str) -> Result<String, String> {
+    if is_callback_rule(rule) {
+        Ok(rule.to_owned())
+    } else {
+        Err("write a host such as hooks.acme.svc, a domain such as *.acme.svc, or a network such as 10.1.0.0/16".into())
+    }
 }
 
 #[cfg(test)]

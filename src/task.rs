@@ -14,6 +14,20 @@ pub mod headers {
     pub const DEADLINE: &str = "X-Deadline";
 }
 
+/// Headers of a callback, beside [`headers::CALL_ID`]. The names are those of `OpenFaaS`.
+pub mod callback_headers {
+    /// On a task: where its callback goes. On a stored callback, the same.
+    pub const URL: &str = "X-Callback-Url";
+    /// How long the last attempt took, in seconds.
+    pub const DURATION: &str = "X-Duration-Seconds";
+    /// The handler's HTTP status; 200 for exit code 0, and 500 for all else.
+    pub const FUNCTION_STATUS: &str = "X-Function-Status";
+    /// Name of the TaskGroup.
+    pub const FUNCTION_NAME: &str = "X-Function-Name";
+    /// `true` where the body is only the beginning of what the handler put out.
+    pub const TRUNCATED: &str = "X-Truncated";
+}
+
 /// Headers by which a task in back-off carries its history through [`crate::names::DELAY_STREAM`] back
 /// into its queue. Neither handlers nor dead letters get them.
 pub mod history {

@@ -2,6 +2,7 @@
 
 use super::{connection::Broker, error::BrokerError};
 use async_nats::{Client, Message};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 
@@ -37,12 +38,32 @@ impl Question {
         &self.message.payload
     }
 
-    /// Answers, where an answer is waited for.
+    /// Its headers.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let headers = self.message.headers.iter().flat_map(|headers| headers.iter());
+        headers
+            .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.to_string())))
+            .collect()
+    }
+
+    /// Answers with JSON, where an answer is waited for.
     pub async fn answer(&self, answer: &impl Serialize) {
-        let (Some(reply), Ok(answer)) = (self.message.reply.clone(), serde_json::to_vec(answer)) else {
+        match serde_json::to_vec(answer) {
+            Ok(answer) => self.send(answer.into()).await,
+            Err(error) => tracing::debug!(%error, "an answer could not be written"),
+        }
+    }
+
+    /// Answers with a word, where an answer is waited for.
+    pub async fn say(&self, word: &'static str) {
+        self.send(word.into()).await;
+    }
+
+    async fn send(&self, answer: Bytes) {
+        let Some(reply) = self.message.reply.clone() else {
             return;
         };
-        if let Err(error) = self.client.publish(reply, answer.into()).await {
+        if let Err(error) = self.client.publish(reply, answer).await {
             tracing::debug!(%error, "an answer could not be sent");
         }
     }

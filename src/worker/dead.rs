@@ -26,7 +26,7 @@ pub async fn store(run: &Run<'_>, history: &History, death: &Death, now: Timesta
         now,
     };
     let headers = letter.headers(run.task.headers(), room);
-    handover::store(run, DEAD_STREAM, &subject, &headers).await
+    handover::store(run, DEAD_STREAM, &subject, &headers, &run.task.payload()).await
 }
 
 /// What a dead letter says.

@@ -13,6 +13,7 @@ use crate::{
     names::{DEAD_STREAM, DELAY_STREAM, StreamName},
     task::{dead_headers, history},
 };
+use bytes::Bytes;
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time;
@@ -41,16 +42,22 @@ pub async fn delay(run: &Run<'_>, history: &History, attempts: u32, at: Timestam
         headers.push((name.to_owned(), value));
     }
     let subject = worker.queue.delay(id, sequence);
-    store(run, DELAY_STREAM, &subject, &headers).await
+    store(run, DELAY_STREAM, &subject, &headers, &task.payload()).await
 }
 
-/// Stores the task under `subject` until it is stored, or can't be, or the lease is lost.
-pub async fn store(run: &Run<'_>, stream: &str, subject: &str, headers: &[(String, String)]) -> HandOver {
-    let Run { worker, task, id, .. } = *run;
+/// Stores something of the task under `subject`, until it is stored, or can't be, or the lease is lost.
+pub async fn store(
+    run: &Run<'_>,
+    stream: &str,
+    subject: &str,
+    headers: &[(String, String)],
+    payload: &Bytes,
+) -> HandOver {
+    let Run { worker, id, .. } = *run;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut last_error = String::new();
     while run.lease.is_held() {
-        match worker.broker.store(subject, headers, task.payload()).await {
+        match worker.broker.store(subject, headers, payload.clone()).await {
             // A duplicate is what this worker, or one before it, stored without hearing so.
             Ok(Receipt::Stored | Receipt::Duplicate) => return HandOver::Stored,
             Err(error) if error.is(code::TOO_LARGE) || error.is(code::MESSAGE_TOO_LARGE) => {

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub queue_wait: Histogram,
     /// How often the handler closed the group for a while.
     pub closes: Counter,
+    /// Callbacks by what came of a try.
+    pub callbacks: Family<CallbackEnd, Counter>,
     /// Hand-overs to another stream that were tried in vain.
     pub handovers_failed: Counter,
     /// Leases that could not be renewed in time.
@@ -68,6 +70,13 @@ pub struct AttemptEnd {
     pub result: &'static str,
 }
 
+/// What came of a try to make a callback: `made`, `failed`, `refused`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallbackEnd {
+    /// The word.
+    pub result: &'static str,
+}
+
 /// Why a task is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
@@ -92,6 +101,7 @@ impl Metrics {
             attempt_duration: Histogram::new(DURATIONS),
             queue_wait: Histogram::new(DURATIONS),
             closes: Counter::default(),
+            callbacks: Family::default(),
             handovers_failed: Counter::default(),
             leases_lost: Counter::default(),
             dead_letters: Family::default(),
@@ -133,6 +143,11 @@ impl Metrics {
             metrics.closes.clone(),
         );
         registry.register(
+            "callbacks",
+            "Tries to make a callback, by what came of them",
+            metrics.callbacks.clone(),
+        );
+        registry.register(
             "handovers_failed",
             "Tasks that could not be put into the delays or the dead letters at once",
             metrics.handovers_failed.clone(),
@@ -155,6 +170,11 @@ impl Metrics {
         registry.register("pulls", "Pulls sent to the broker", metrics.pulls.clone());
         metrics.rate.register(registry);
         metrics
+    }
+
+    /// Counts a try to make a callback.
+    pub fn callback(&self, result: &'static str) {
+        self.callbacks.get_or_create(&CallbackEnd { result }).inc();
     }
 
     /// Counts what became of a task.

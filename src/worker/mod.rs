@@ -9,6 +9,7 @@
 
 mod acks;
 mod backoff;
+mod callback;
 mod cancel;
 mod clock;
 mod closing;
@@ -27,12 +28,14 @@ mod pull_loop;
 mod pulse;
 mod rate;
 mod retry_after;
+mod roots;
 mod run_task;
 mod slots;
 mod watch;
 
 use self::{
     acks::Acks,
+    callback::Callbacks,
     clock::Clock,
     drained::Drained,
     gate::Gate,
@@ -44,6 +47,7 @@ use self::{
     watch::{Known, Terms},
 };
 pub use self::{
+    callback::is_rule as is_callback_rule,
     handler::{Attempt, InProcess},
     policy::{AttemptResult, Output},
 };
@@ -55,7 +59,10 @@ use crate::{
 };
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
     sync::{Notify, watch as channel},
     time,
@@ -67,6 +74,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What all tasks of this worker share.
 struct Worker {
+    /// Itself, for what outlives a task.
+    me: Weak<Worker>,
     queue: Queue,
     broker: Broker,
     handler: Handler,
@@ -77,6 +86,7 @@ struct Worker {
     metrics: Metrics,
     in_hand: InHand,
     acks: Acks,
+    callbacks: Callbacks,
     rate: RateGate,
     clock: Clock,
     /// Cancelled when what still runs has to be handed back.
@@ -155,7 +165,8 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         known.subscribe(),
         metrics.rate.clone(),
     );
-    let worker = Arc::new(Worker {
+    let worker = Arc::new_cyclic(|me| Worker {
+        me: me.clone(),
         gate,
         known,
         queue,
@@ -165,6 +176,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         metrics,
         in_hand: InHand::default(),
         acks,
+        callbacks: Callbacks::default(),
         rate,
         clock,
         hurry: CancellationToken::new(),
@@ -173,6 +185,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         () = watch::watch(&worker) => {}
         () = worker.gate.keep() => {}
         () = cancel::answer(worker.clone()) => {}
+        () = callback::serve(worker.clone()) => {}
         () = unconfirmed.confirm(&worker) => {}
         () = pull_loop::run(worker.clone(), readiness, shutdown) => {}
     }

@@ -140,6 +140,16 @@ impl AttemptResult {
         }
     }
 
+    /// The same as an HTTP status: 200 for exit code 0, 504 where there was no answer in time, 500 for all else.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::Answered { status, .. } => *status,
+            Self::Exited { code: 0, .. } => 200,
+            Self::TimedOut => 504,
+            Self::Exited { .. } | Self::NoConnection(_) | Self::Broken(_) => 500,
+        }
+    }
+
     /// What the handler put out.
     pub fn output(&self) -> Output {
         match self {

@@ -107,8 +107,12 @@ impl PullLoop {
             if stopping {
                 let stop_at = *stop_at.get_or_insert_with(|| Instant::now() + self.longest_attempt() + WIND_UP);
                 if self.tasks.is_empty() {
-                    // What is done is not run again if the broker is heard to know it.
-                    let settled = self.worker.acks.settled();
+                    // What is done is not run again if the broker is heard to know it. A callback that is
+                    // not made by then is made by another worker.
+                    let settled = async {
+                        self.worker.acks.settled().await;
+                        self.worker.callbacks.finished().await;
+                    };
                     let _ = time::timeout_at(stop_at.into(), settled).await;
                     return self.worker.hurry.cancel();
                 }

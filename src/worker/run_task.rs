@@ -1,7 +1,9 @@
 //! One delivered task, from its arrival until the broker knows what became of it.
 
 use super::{
-    Worker, closing, dead,
+    Worker,
+    callback::{self, End},
+    closing, dead,
     handler::Attempt,
     handover::{self, HandOver},
     history::{self, History},
@@ -171,17 +173,22 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             // What changed while it waited holds for what starts now.
             let terms = worker.terms().unwrap_or(terms.clone());
             let run = Run { terms: &terms, ..run };
-            let verdict = self::attempt(&run, attempt).await;
+            let (verdict, end) = self::attempt(&run, attempt).await;
             if !lease.is_held() {
                 return lost(worker, task, id);
             }
-            return settle(&run, &history, attempt, verdict).await;
+            return settle(&run, &history, attempt, verdict, &end).await;
         }
         Err(NoStart::Cancelled) => return cancelled(task, id).await,
         Err(NoStart::PutOff(until)) => return put_off(&run, &history, attempt, until).await,
         Err(NoStart::Dead(death)) => Verdict::Dead(death),
     };
-    settle(&run, &history, attempt, verdict).await
+    // No handler had a say: its callback says so.
+    let end = End {
+        status: 500,
+        ..End::default()
+    };
+    settle(&run, &history, attempt, verdict, &end).await
 }
 
 /// Why a task is not started.
@@ -223,7 +230,7 @@ async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -
 }
 
 /// One attempt.
-async fn attempt(run: &Run<'_>, attempt: u32) -> Verdict {
+async fn attempt(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
     let Run {
         worker,
         task,
@@ -233,6 +240,11 @@ async fn attempt(run: &Run<'_>, attempt: u32) -> Verdict {
     } = *run;
     let (begun, waited) = (Instant::now(), task.stored().age(worker.now()));
     worker.metrics.queue_wait.observe(waited.as_secs_f64());
+    let keep = if callback::url(task.headers()).is_some() {
+        callback::largest_body(worker)
+    } else {
+        policy::MAX_ERROR
+    };
     let result = worker
         .handler
         .run(&Attempt {
@@ -240,7 +252,7 @@ async fn attempt(run: &Run<'_>, attempt: u32) -> Verdict {
             number: attempt,
             headers: task.headers().filter(|(name, _)| !is_ours(name)).collect(),
             payload: task.payload(),
-            keep: policy::MAX_ERROR,
+            keep,
             terms,
         })
         .await;
@@ -270,12 +282,22 @@ async fn attempt(run: &Run<'_>, attempt: u32) -> Verdict {
     );
     // What users' code says may hold what nobody else shall read.
     tracing::trace!(target: "taskgroup::bodies", call_id = id, body = result.text(), "the handler's answer");
-    verdict
+    let output = result.output();
+    let end = End {
+        status: result.http_status(),
+        duration,
+        body: output.bytes,
+        truncated: output.truncated,
+    };
+    (verdict, end)
 }
 
 /// Tells the broker what became of the task.
-async fn settle(run: &Run<'_>, history: &History, attempt: u32, verdict: Verdict) -> Outcome {
+async fn settle(run: &Run<'_>, history: &History, attempt: u32, verdict: Verdict, end: &End) -> Outcome {
     let now = run.worker.now();
+    if matches!(verdict, Verdict::Done | Verdict::Dead(_)) && callback::begin(run, end).await == HandOver::Lost {
+        return lost(run.worker, run.task, run.id);
+    }
     match verdict {
         Verdict::Done => Outcome::Done,
         Verdict::Retry => {

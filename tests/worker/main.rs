@@ -11,6 +11,7 @@
 mod support;
 
 mod bed;
+mod callbacks;
 mod cancel;
 mod closing;
 mod faults;
