@@ -20,7 +20,11 @@ struct Page<T> {
 
 impl Broker {
     /// One request of the JetStream API, by its subject without `$JS.API.`.
-    pub(super) async fn request<T: DeserializeOwned>(&self, subject: String, body: &impl Serialize) -> Result<T, BrokerError> {
+    pub(super) async fn request<T: DeserializeOwned>(
+        &self,
+        subject: String,
+        body: &impl Serialize,
+    ) -> Result<T, BrokerError> {
         self.check()?;
         let answer: Value =
             self.jetstream

@@ -194,10 +194,7 @@ mod tests {
             ("é", "short"),
         ];
         let kept = headers_to_keep(headers.into_iter());
-        assert_eq!(
-            kept,
-            [("X-Mine", "1"), (history::ORIGIN, "tg_a_b:1:2"), ("é", "short")]
-        );
+        assert_eq!(kept, [("X-Mine", "1"), (history::ORIGIN, "tg_a_b:1:2"), ("é", "short")]);
         assert_eq!(origin(&kept), Some("tg_a_b:1:2"));
     }
 
@@ -238,7 +235,11 @@ mod tests {
             (NoStream, true, Owner::Unknown, "missing"),
             (NoStream, true, Owner::Nobody, "QueueGone"),
         ] {
-            assert_eq!(word(after(handed, closed, owner)), expected, "{handed:?} {closed} {owner:?}");
+            assert_eq!(
+                word(after(handed, closed, owner)),
+                expected,
+                "{handed:?} {closed} {owner:?}"
+            );
         }
     }
 

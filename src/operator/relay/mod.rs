@@ -80,7 +80,7 @@ impl Relay {
 pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
     tokio::select! {
         // Who has a queue must be known before a task of it can be said to have none.
-        () = ctx.ready() => {}
+        () = ctx.wait_for_groups() => {}
         () = shutdown.cancelled() => return,
     }
     let relay = Arc::new(Relay {
@@ -268,7 +268,10 @@ impl PullLoop {
         let give_up = self.outstanding.as_ref().map(|pull| pull.give_up);
         let refused = (self.not_before > now).then_some(self.not_before);
         // A safety net: nothing shall depend on one missed event for ever.
-        [give_up, refused].into_iter().flatten().fold(now + EXPIRES, Instant::min)
+        [give_up, refused]
+            .into_iter()
+            .flatten()
+            .fold(now + EXPIRES, Instant::min)
     }
 }
 
