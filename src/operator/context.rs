@@ -77,6 +77,7 @@ pub struct Context {
     pub metrics: Metrics,
     generations: Mutex<HashMap<String, i64>>,
     shown: tokio::sync::OnceCell<()>,
+    groups_shown: tokio::sync::watch::Sender<bool>,
     making_shared_streams: tokio::sync::Mutex<()>,
     recorder: Recorder,
     triggers: UnboundedSender<ObjectRef<TaskGroup>>,
@@ -118,6 +119,7 @@ impl Context {
             metrics,
             generations: Mutex::default(),
             shown: tokio::sync::OnceCell::new(),
+            groups_shown: tokio::sync::watch::Sender::new(false),
             making_shared_streams: tokio::sync::Mutex::default(),
             triggers,
         }
@@ -136,6 +138,17 @@ impl Context {
             })
             .await;
         self.broker.settled(NATS_GRACE).await;
+    }
+
+    /// The watch has shown all TaskGroups.
+    pub fn groups_are_shown(&self) {
+        self.groups_shown.send_replace(true);
+    }
+
+    /// Waits for that. Not by the store itself, which would wake either us or the controller.
+    pub async fn wait_for_groups(&self) {
+        // The sender lives as long as we do.
+        let _ = self.groups_shown.subscribe().wait_for(|shown| *shown).await;
     }
 
     /// Has a group reconciled soon.

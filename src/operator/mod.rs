@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod backlog;
+pub mod cancel;
 pub mod context;
 pub mod desired;
 pub mod ending;

@@ -2,7 +2,7 @@
 //! consumers, of the backlog, and of the connection to NATS.
 
 use super::{
-    backlog,
+    backlog, cancel,
     context::{Context, Settings, Stores},
     error::ApplyError,
     metrics::{self, Metrics},
@@ -90,6 +90,7 @@ pub async fn run(
     background.spawn(follow_link(ctx.clone(), readiness));
     background.spawn(follow_events(ctx.clone()));
     background.spawn(count_groups(ctx.clone()));
+    background.spawn(cancel::run(ctx.clone()));
     background.spawn(relay::watch(ctx.clone()));
     // On its own, as it ends what it has in hand.
     let relay = tokio::spawn(relay::run(ctx.clone(), shutdown.clone()));
@@ -152,6 +153,9 @@ fn watch_groups(
         .inspect(move |event| {
             let Ok(event) = event else { return };
             ctx.written_groups.watched(event);
+            if matches!(event, watcher::Event::InitDone) {
+                ctx.groups_are_shown();
+            }
             // Whoever waits for the queue of a group that goes or gives way is looked at.
             if let watcher::Event::Apply(group) | watcher::Event::Delete(group) = event {
                 for rival in observe::rivals(&ctx, group) {

@@ -1,7 +1,7 @@
 //! What a test of the operator needs: a namespace, a nats-server, an operator that watches the one
 //! and uses the other, and ways to look at all of it.
 
-use crate::support::{apiserver::ApiServer, nats::NatsServer};
+use crate::support::{apiserver::ApiServer, nats::NatsServer, process::Process};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::{
     Api, Client, ResourceExt,
@@ -12,6 +12,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     ops::Deref,
+    path::Path,
     time::{Duration, Instant},
 };
 use taskgroup::{
@@ -133,6 +134,22 @@ impl Bed {
         self.operator = Some((stop, running));
     }
 
+    /// The operator as the real program, with the real environment: to kill or to freeze it.
+    pub fn start_binary(&self) -> Process {
+        let mut args: Vec<String> = [
+            ("KUBECONFIG", self.api.kubeconfig().display().to_string()),
+            ("NATS_URL", self.nats.url()),
+            ("WATCH_NAMESPACE", self.namespace.clone()),
+            ("ADMIN_ADDR", self.admin.to_string()),
+            ("TASKGROUP_INSTANCE", "test".into()),
+        ]
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+        args.extend([env!("CARGO_BIN_EXE_taskgroup").into(), "operator".into()]);
+        Process::start(Path::new("/usr/bin/env"), &args, &self.nats.dir().join("operator.log"))
+    }
+
     /// Stops the operator as SIGTERM does, and waits for its end.
     pub async fn stop_operator(&mut self) {
         let (stop, running) = self.operator.take().unwrap();
@@ -158,6 +175,14 @@ impl Bed {
 
     pub fn subject(&self, queue: &str, id: &str) -> String {
         format!("tasks.{}.{queue}.{id}", self.namespace)
+    }
+
+    /// The streams of groups, in order: not those that all share.
+    pub async fn group_streams(&self) -> Vec<String> {
+        let mut streams = self.nats.streams().await;
+        streams.retain(|stream| !stream.starts_with("TASKGROUP_"));
+        streams.sort();
+        streams
     }
 
     pub async fn make(&self, name: &str, spec: Value) -> TaskGroup {
@@ -361,6 +386,11 @@ impl Bed {
             "{head}"
         );
         samples(text)
+    }
+
+    /// One of the operator's metrics; 0 where it was never counted.
+    pub fn metric(&self, name: &str) -> f64 {
+        self.metrics().get(name).copied().unwrap_or(0.0)
     }
 
     /// The Events about a group, as `Reason: note`.

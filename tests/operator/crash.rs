@@ -2,32 +2,16 @@
 
 use crate::{
     bed::{Bed, http_handler, workers},
-    support::{nats::NatsServer, process::Process},
+    support::nats::NatsServer,
 };
 use futures::{StreamExt, stream};
 use kube::{ResourceExt, api::ListParams};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
-use std::{collections::BTreeSet, path::Path, sync::Mutex};
+use std::{collections::BTreeSet, sync::Mutex};
 
 const GROUPS: usize = 100;
 const KILLS: usize = 4;
-
-/// The real program, with the real environment.
-fn start_binary(bed: &Bed) -> Process {
-    let mut args: Vec<String> = [
-        ("KUBECONFIG", bed.api.kubeconfig().display().to_string()),
-        ("NATS_URL", bed.nats.url()),
-        ("WATCH_NAMESPACE", bed.namespace.clone()),
-        ("ADMIN_ADDR", bed.admin.to_string()),
-        ("TASKGROUP_INSTANCE", "test".into()),
-    ]
-    .iter()
-    .map(|(name, value)| format!("{name}={value}"))
-    .collect();
-    args.extend([env!("CARGO_BIN_EXE_taskgroup").into(), "operator".into()]);
-    Process::start(Path::new("/usr/bin/env"), &args, &bed.nats.dir().join("operator.log"))
-}
 
 async fn groups_in_step(bed: &Bed) -> usize {
     let groups = bed.groups().list(&ListParams::default()).await.unwrap();
@@ -79,7 +63,7 @@ async fn killed_at_random_moments_of_100_creates_it_leaves_nothing_missing_and_n
 
     let kills = async {
         for _ in 0..KILLS {
-            let mut operator = start_binary(&bed);
+            let mut operator = bed.start_binary();
             let before = bed.nats.streams().await.len();
             let more = random.random_range(3..=20);
             bed.until("some streams more", || async {
@@ -93,7 +77,7 @@ async fn killed_at_random_moments_of_100_creates_it_leaves_nothing_missing_and_n
     let made = bed.nats.streams().await.len();
     println!("{made} streams when it was killed for the last time");
 
-    let mut operator = start_binary(&bed);
+    let mut operator = bed.start_binary();
     bed.until("all groups are in step", || async {
         (groups_in_step(&bed).await == GROUPS).then_some(())
     })
@@ -116,9 +100,7 @@ async fn killed_at_random_moments_of_100_creates_it_leaves_nothing_missing_and_n
             .unwrap();
         assert_eq!(deployment.owner_references()[0].uid, group.metadata.uid.unwrap());
     }
-    let mut streams = bed.nats.streams().await;
-    streams.retain(|stream| stream != "TASKGROUP_DEAD");
-    streams.sort();
+    let streams = bed.group_streams().await;
     assert_eq!(streams, names.iter().map(|name| bed.stream(name)).collect::<Vec<_>>());
     for stream in &streams {
         let consumers = bed.nats.api(&format!("CONSUMER.NAMES.{stream}"), json!({})).await;
@@ -129,7 +111,7 @@ async fn killed_at_random_moments_of_100_creates_it_leaves_nothing_missing_and_n
     operator.kill();
     let before = versions(&bed).await;
     let audit = bed.nats.audit().await;
-    let mut operator = start_binary(&bed);
+    let mut operator = bed.start_binary();
     bed.until("it has looked at every group", || async {
         bed.admin("/livez")?;
         let looked = bed

@@ -34,7 +34,7 @@ async fn delete_removes_stream_consumer_and_deployment() {
     let bed = with_tasks("Delete").await;
     bed.delete("acme").await;
     bed.until_gone("acme").await;
-    assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);
+    assert_eq!(bed.group_streams().await, [""; 0]);
     no_deployment(&bed).await;
 }
 
@@ -80,7 +80,7 @@ async fn drain_runs_what_is_queued_and_takes_nothing_new() {
 
     run_all(&bed).await;
     bed.until_gone("acme").await;
-    assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);
+    assert_eq!(bed.group_streams().await, [""; 0]);
     no_deployment(&bed).await;
 }
 
@@ -107,7 +107,7 @@ async fn delete_if_empty_waits_for_an_empty_queue_and_accepts_tasks_meanwhile() 
     bed.nats.publish(&bed.subject("acme", "3"), "still open").await;
     run_all(&bed).await;
     bed.until_gone("acme").await;
-    assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);
+    assert_eq!(bed.group_streams().await, [""; 0]);
     no_deployment(&bed).await;
 }
 
@@ -118,7 +118,7 @@ async fn the_policy_can_be_changed_while_the_deletion_waits() {
     bed.until_reason("acme", "NotEmpty").await;
     bed.patch_spec("acme", json!({"deletionPolicy": "Delete"})).await;
     bed.until_gone("acme").await;
-    assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);
+    assert_eq!(bed.group_streams().await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,5 +145,5 @@ async fn a_group_with_a_spec_that_can_not_be_used_can_be_deleted() {
     );
     run_all(&bed).await;
     bed.until_gone("acme").await;
-    assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);
+    assert_eq!(bed.group_streams().await, [""; 0]);
 }

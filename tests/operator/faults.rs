@@ -85,7 +85,7 @@ async fn a_group_deleted_while_nats_is_down_stays_until_its_stream_is_cleaned_up
 
     bed.nats.resume().await;
     bed.until_gone("acme").await;
-    assert_eq!(bed.nats.streams().await, ["TASKGROUP_DEAD"]);
+    assert_eq!(bed.group_streams().await, [""; 0]);
     assert!(bed.deployment("acme").await.is_none());
 }
 
@@ -124,8 +124,13 @@ async fn everything_is_made_again_in_a_nats_server_that_lost_all_its_data() {
         let stream = bed.nats.stream(&bed.stream(name)).await.unwrap();
         assert_eq!(stream["metadata"]["taskgroup.io/name"], *name);
     }
-    bed.until("the dead-letter stream", || bed.nats.stream("TASKGROUP_DEAD"))
-        .await;
+    for shared in ["TASKGROUP_DEAD", "TASKGROUP_DELAY", "TASKGROUP_RATE"] {
+        bed.until(shared, || bed.nats.stream(shared)).await;
+    }
+    bed.until("the relay has its consumer back", || async {
+        (bed.nats.relay().await?["config"]["max_ack_pending"] == -1).then_some(())
+    })
+    .await;
     bed.until("the suspended group is suspended", || async {
         (bed.nats.consumer(&bed.stream("group-0")).await?["paused"] == true).then_some(())
     })

@@ -10,10 +10,13 @@
 mod support;
 
 mod bed;
+mod cancel;
+mod closing;
 mod conflicts;
 mod crash;
 mod create;
 mod delete;
 mod drift;
 mod faults;
+mod relay;
 mod update;

@@ -190,6 +190,21 @@ impl NatsServer {
         answer.get("config").is_some().then_some(answer)
     }
 
+    /// The consumer `relay` of the delay stream; `None` where there is none.
+    pub async fn relay(&self) -> Option<Value> {
+        let answer = self.api("CONSUMER.INFO.TASKGROUP_DELAY.relay", json!({})).await;
+        answer.get("config").is_some().then_some(answer)
+    }
+
+    /// How many messages a stream has under `subjects`.
+    pub async fn count(&self, stream: &str, subjects: &str) -> u64 {
+        let answer = self
+            .api(&format!("STREAM.INFO.{stream}"), json!({"subjects_filter": subjects}))
+            .await;
+        let subjects = answer["state"]["subjects"].as_object().cloned().unwrap_or_default();
+        subjects.values().filter_map(Value::as_u64).sum()
+    }
+
     /// Names of all streams.
     pub async fn streams(&self) -> Vec<String> {
         let answer = self.api("STREAM.NAMES", json!({})).await;

@@ -52,8 +52,13 @@ impl Process {
 
     /// Asks the server to stop, with SIGTERM.
     pub fn terminate(&mut self) {
+        self.signal("TERM");
+    }
+
+    /// Sends the server a signal, by its name without `SIG`.
+    pub fn signal(&mut self, name: &str) {
         let stdin = self.guard.stdin.as_mut().unwrap();
-        stdin.write_all(b"TERM\n").unwrap();
+        stdin.write_all(format!("{name}\n").as_bytes()).unwrap();
     }
 
     /// How the server ended, if it did.

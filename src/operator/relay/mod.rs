@@ -80,7 +80,7 @@ impl Relay {
 pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
     tokio::select! {
         // Who has a queue must be known before a task of it can be said to have none.
-        () = ctx.ready() => {}
+        () = ctx.wait_for_groups() => {}
         () = shutdown.cancelled() => return,
     }
     let relay = Arc::new(Relay {

@@ -1,0 +1,251 @@
+//! Cancelling a task: out of its queue, out of its back-off, or cut off while it runs.
+//!
+//! The order matters: the workers are asked first, and only then is the task purged from its queue. A
+//! purge frees the slot of a task that runs, and the next would start beside it.
+
+use super::{Context, metrics::Answer, observe, validate};
+use crate::{
+    broker::{BrokerError, CancelRequest},
+    names::{DEAD_STREAM, DELAY_STREAM, Queue, StreamName, is_dns_label},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+use tokio::time;
+
+/// Tasks cancelled at the same time.
+const AT_ONCE: usize = 64;
+
+/// How long the workers may take to answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often a task is looked for again that was on its way from its back-off to its queue.
+const ROUNDS: usize = 3;
+
+/// How long a relay takes to put it there.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// What became of a task that was to be cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cancelled {
+    /// It waited, in its queue or in back-off, and is removed.
+    Queued,
+    /// It ran, and is cut off and removed.
+    Running,
+    /// It had ended already.
+    Finished,
+    /// There is no such task, or it was done long ago.
+    Unknown,
+}
+
+impl Cancelled {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a worker says about a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// It ran here, and is cut off.
+    Running,
+    /// It ended here a while ago.
+    Finished,
+    /// It is not here.
+    None,
+}
+
+/// Answers requests for as long as it is polled.
+pub async fn run(ctx: Arc<Context>) {
+    let requests = match ctx.broker.cancel_requests().await {
+        Ok(requests) => requests,
+        Err(error) => return tracing::error!(%error, "requests to cancel tasks can't be heard"),
+    };
+    requests
+        .for_each_concurrent(AT_ONCE, |request| answer(&ctx, request))
+        .await;
+}
+
+async fn answer(ctx: &Context, request: CancelRequest) {
+    let (word, text) = match read(request.subject()) {
+        Err(error) => ("error", error),
+        Ok((queue, id)) => match cancel(ctx, &queue, id).await {
+            Ok(cancelled) => {
+                tracing::info!(%queue, call_id = id, was = cancelled.as_str(), "a task was cancelled");
+                (cancelled.as_str(), cancelled.as_str().to_owned())
+            }
+            Err(error) => {
+                tracing::warn!(%queue, call_id = id, %error, "a task can't be cancelled");
+                ("error", format!("error: {error}; ask again: a part may be done"))
+            }
+        },
+    };
+    ctx.metrics.cancelled.get_or_create(&Answer { answer: word }).inc();
+    request.answer(text).await;
+}
+
+/// The task that a request is about. A wildcard in it would remove other tasks, too.
+fn read(subject: &str) -> Result<(Queue, &str), String> {
+    let right = |queue: &Queue, id: &str| {
+        is_dns_label(&queue.namespace)
+            && is_dns_label(&queue.name)
+            && id.split('.').all(|token| !["", "*", ">"].contains(&token))
+    };
+    Queue::of_subject("cancel", subject)
+        .filter(|(queue, id)| right(queue, id))
+        .ok_or_else(|| {
+            format!(
+                "error: {subject} names no task: send the request to cancel.<namespace>.<queue>.<task-id>, where the \
+                 task was published to tasks.<namespace>.<queue>.<task-id>"
+            )
+        })
+}
+
+async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, BrokerError> {
+    let mut purged = 0;
+    let mut states = Vec::new();
+    for round in 1..=ROUNDS {
+        let up_to = last_of(ctx, queue, id).await?;
+        if round > 1 && up_to == 0 {
+            break;
+        }
+        states.extend(ask_workers(ctx, queue, id, up_to).await?);
+        let from_queue = purge_queue(ctx, queue, id).await?;
+        let delays = StreamName::from(DELAY_STREAM);
+        let waiting = ctx.broker.purge(&delays, &queue.delay(id)).await?;
+        let due = ctx.broker.purge(&delays, &queue.due(id)).await?;
+        purged += from_queue + waiting + due;
+        if due == 0 {
+            break;
+        }
+        // A relay may have it in hand, and put it into the queue in spite of all this.
+        time::sleep(ON_ITS_WAY).await;
+    }
+    let dead = purged == 0 && !states.contains(&State::Running) && is_dead(ctx, queue, id).await?;
+    Ok(judge(&states, purged, dead))
+}
+
+fn judge(states: &[State], purged: u64, dead: bool) -> Cancelled {
+    if states.contains(&State::Running) {
+        Cancelled::Running
+    } else if purged > 0 {
+        Cancelled::Queued
+    } else if dead || states.contains(&State::Finished) {
+        Cancelled::Finished
+    } else {
+        Cancelled::Unknown
+    }
+}
+
+/// Number of the last message of a task in its queue; 0 where there is none.
+async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
+    let stream = queue.stream();
+    let mut last = 0;
+    for subject in [queue.task(id), queue.closed_task(id)] {
+        let found = ctx.broker.last_under(&stream, &subject).await?;
+        last = last.max(found.map_or(0, |found| found.sequence));
+    }
+    Ok(last)
+}
+
+async fn purge_queue(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
+    let stream = queue.stream();
+    Ok(ctx.broker.purge(&stream, &queue.task(id)).await? + ctx.broker.purge(&stream, &queue.closed_task(id)).await?)
+}
+
+async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerError> {
+    let letter = ctx
+        .broker
+        .last_under(&StreamName::from(DEAD_STREAM), &queue.dead(id))
+        .await?;
+    Ok(letter.is_some())
+}
+
+/// Has the workers cut the task off, and not start what they may get of it up to message `up_to`.
+async fn ask_workers(ctx: &Context, queue: &Queue, id: &str, up_to: u64) -> Result<Vec<State>, BrokerError> {
+    let question = json!({"id": id, "upTo": up_to}).to_string();
+    // At least one: pods that are being stopped are not counted, and may run it.
+    let expected = ready_workers(ctx, queue).max(1);
+    let enough = |answers: &[Bytes]| answers.len() >= expected || states(answers).contains(&State::Running);
+    let answers = ctx.broker.ask_workers(queue, question.into(), PATIENCE, enough).await?;
+    Ok(states(&answers))
+}
+
+fn states(answers: &[Bytes]) -> Vec<State> {
+    #[derive(Deserialize)]
+    struct Answer {
+        state: State,
+    }
+    let read = |answer: &Bytes| serde_json::from_slice::<Answer>(answer).ok();
+    answers.iter().filter_map(read).map(|answer| answer.state).collect()
+}
+
+fn ready_workers(ctx: &Context, queue: &Queue) -> usize {
+    ctx.groups
+        .find(|group| validate::queue(group) == *queue)
+        .and_then(|group| observe::deployment(ctx, &group))
+        .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
+        .and_then(|ready| usize::try_from(ready).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_task_can_be_named() {
+        assert_eq!(read("cancel.crawl.acme.a.b"), Ok((Queue::new("crawl", "acme"), "a.b")));
+        for bad in [
+            "cancel.crawl",
+            "cancel.crawl.acme",
+            "cancel.crawl.acme.",
+            "cancel.crawl.acme.*",
+            "cancel.crawl.acme.a.>",
+            "cancel.crawl.acme.a..b",
+            "cancel.crawl.*.a",
+            "cancel.Crawl.acme.a",
+        ] {
+            let error = read(bad).expect_err(bad);
+            assert!(
+                error.contains(bad) && error.contains("send the request to cancel.<namespace>.<queue>.<task-id>"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_answer_says_what_the_task_was() {
+        use State::{Finished, None, Running};
+        for (states, purged, dead, expected) in [
+            (vec![None, Running], 1, false, "running"),
+            (vec![Running], 0, true, "running"),
+            (vec![None], 1, false, "queued"),
+            (vec![Finished], 1, false, "queued"),
+            (vec![None, Finished], 0, false, "finished"),
+            (vec![], 0, true, "finished"),
+            (vec![None], 0, false, "unknown"),
+            (vec![], 0, false, "unknown"),
+        ] {
+            assert_eq!(
+                judge(&states, purged, dead).as_str(),
+                expected,
+                "{states:?} {purged} {dead}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_workers_answer_is_read() {
+        let answers = [r#"{"state":"running"}"#, "rubbish", r#"{"state":"none"}"#].map(Bytes::from);
+        assert_eq!(states(&answers), [State::Running, State::None]);
+    }
+}
