@@ -1,8 +1,8 @@
 //! Cancelling: hearing who wants a task cancelled, and asking the workers whether they run it.
 
-use super::{connection::Broker, error::BrokerError};
+use super::{connection::Broker, error::BrokerError, question::Question};
 use crate::names::{CANCEL_SUBJECTS, Queue};
-use async_nats::{Message, StatusCode};
+use async_nats::StatusCode;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use std::time::Duration;
@@ -11,38 +11,10 @@ use tokio::time::{Instant, timeout_at};
 /// All operator replicas hear under this name: each request, or advisory, goes to one of them.
 pub(super) const REPLICAS: &str = "taskgroup-operators";
 
-/// Somebody wants a task cancelled.
-pub struct CancelRequest {
-    broker: Broker,
-    message: Message,
-}
-
-impl CancelRequest {
-    /// What was asked: `cancel.<namespace>.<queue>.<task-id>`, if it is right.
-    pub fn subject(&self) -> &str {
-        &self.message.subject
-    }
-
-    /// Answers, if an answer is wanted.
-    pub async fn answer(self, text: String) {
-        let Some(reply) = self.message.reply else { return };
-        if let Err(error) = self.broker.client.publish(reply, text.into()).await {
-            tracing::debug!(%error, "the answer about a cancelled task can't be sent");
-        }
-    }
-}
-
 impl Broker {
     /// The requests to cancel a task, for as long as the client lives; each comes to one replica.
-    pub async fn cancel_requests(&self) -> Result<impl Stream<Item = CancelRequest> + Send + use<>, BrokerError> {
-        let requests = self.client.queue_subscribe(CANCEL_SUBJECTS, REPLICAS.to_owned()).await;
-        let broker = self.clone();
-        Ok(requests
-            .map_err(|error| self.unreachable(error))?
-            .map(move |message| CancelRequest {
-                broker: broker.clone(),
-                message,
-            }))
+    pub async fn cancel_requests(&self) -> Result<impl Stream<Item = Question> + Send + use<>, BrokerError> {
+        self.questions(CANCEL_SUBJECTS.to_owned(), Some(REPLICAS)).await
     }
 
     /// Asks all workers of a queue, and returns what they answer: until `enough` says so, at most for

@@ -18,7 +18,6 @@ mod question;
 mod rate;
 mod relay;
 
-pub use cancel::CancelRequest;
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, Position, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
     StreamState, dead_letters, delays, rates,

@@ -33,6 +33,11 @@ impl Broker {
 }
 
 impl Question {
+    /// What it was asked under.
+    pub fn subject(&self) -> &str {
+        &self.message.subject
+    }
+
     /// What was asked.
     pub fn payload(&self) -> &[u8] {
         &self.message.payload
@@ -54,9 +59,9 @@ impl Question {
         }
     }
 
-    /// Answers with a word, where an answer is waited for.
-    pub async fn say(&self, word: &'static str) {
-        self.send(word.into()).await;
+    /// Answers with a text, where an answer is waited for.
+    pub async fn say(&self, text: impl Into<String>) {
+        self.send(text.into().into()).await;
     }
 
     async fn send(&self, answer: Bytes) {

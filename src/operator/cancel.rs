@@ -5,7 +5,7 @@
 
 use super::{Context, metrics::Answer, observe, validate};
 use crate::{
-    broker::{BrokerError, CancelRequest},
+    broker::{BrokerError, Question},
     names::{DEAD_STREAM, DELAY_STREAM, Queue, StreamName, is_dns_label},
 };
 use bytes::Bytes;
@@ -74,7 +74,7 @@ pub async fn run(ctx: Arc<Context>) {
         .await;
 }
 
-async fn answer(ctx: &Context, request: CancelRequest) {
+async fn answer(ctx: &Context, request: Question) {
     let (word, text) = match read(request.subject()) {
         Err(error) => ("error", error),
         Ok((queue, id)) => match cancel(ctx, &queue, id).await {
@@ -89,7 +89,7 @@ async fn answer(ctx: &Context, request: CancelRequest) {
         },
     };
     ctx.metrics.cancelled.get_or_create(&Answer { answer: word }).inc();
-    request.answer(text).await;
+    request.say(text).await;
 }
 
 /// The task that a request is about. A wildcard in it would remove other tasks, too.
@@ -120,8 +120,8 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
         states.extend(ask_workers(ctx, queue, id, up_to).await?);
         let from_queue = purge_queue(ctx, queue, id).await?;
         let delays = StreamName::from(DELAY_STREAM);
-        let waiting = ctx.broker.purge(&delays, &queue.delay(id)).await?;
-        let due = ctx.broker.purge(&delays, &queue.due(id)).await?;
+        let waiting = ctx.broker.purge(&delays, &queue.all_of_task("delay", id)).await?;
+        let due = ctx.broker.purge(&delays, &queue.all_of_task("due", id)).await?;
         purged += from_queue + waiting + due;
         if due == 0 {
             break;
@@ -150,8 +150,8 @@ async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerEr
     let stream = queue.stream();
     let mut last = 0;
     for subject in [queue.task(id), queue.closed_task(id)] {
-        let found = ctx.broker.last_under(&stream, &subject).await?;
-        last = last.max(found.map_or(0, |found| found.sequence));
+        let found = ctx.broker.last_message(&stream, &subject).await?;
+        last = last.max(found.map_or(0, |found| found.sequence()));
     }
     Ok(last)
 }
@@ -164,7 +164,7 @@ async fn purge_queue(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, Brok
 async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerError> {
     let letter = ctx
         .broker
-        .last_under(&StreamName::from(DEAD_STREAM), &queue.dead(id))
+        .last_message(&StreamName::from(DEAD_STREAM), &queue.dead(id))
         .await?;
     Ok(letter.is_some())
 }

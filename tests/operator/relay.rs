@@ -23,7 +23,7 @@ fn history(number: usize) -> HeaderMap {
 
 impl Bed {
     fn due(&self, queue: &str, id: &str) -> String {
-        format!("due.{}.{queue}.{id}", self.namespace)
+        format!("due.{}.{queue}.{id}.7", self.namespace)
     }
 
     /// A task whose back-off is over.
@@ -89,7 +89,7 @@ async fn a_task_whose_back_off_is_over_goes_back_with_its_history_and_its_own_he
     headers.insert("Nats-Schedule", format!("@at {}", at.unwrap()));
     headers.insert("Nats-Schedule-Target", bed.due("acme", "a.b"));
     let jetstream = bed.nats.jetstream().await;
-    let subject = format!("delay.{}.acme.a.b", bed.namespace);
+    let subject = format!("delay.{}.acme.a.b.7", bed.namespace);
     let ack = jetstream.publish_with_headers(subject, headers, "payload".into());
     ack.await.unwrap().await.unwrap();
 
@@ -195,7 +195,7 @@ async fn tasks_wait_for_a_full_queue_without_holding_up_others_and_none_is_lost(
         (metric(&bed, "full") >= 300.0 && bed.metric("taskgroup_operator_relay_waiting") == 300.0).then_some(())
     })
     .await;
-    assert_eq!(bed.nats.count(DELAY, &bed.due("full", ">")).await, 300);
+    assert_eq!(bed.nats.count(DELAY, &format!("due.{}.full.>", bed.namespace)).await, 300);
 
     bed.patch_spec("full", json!({"storage": {"maxTasks": 0}})).await;
     bed.until_nothing_is_due().await;
@@ -301,7 +301,7 @@ async fn a_callback_is_made_by_one_worker_and_tried_again_when_that_could_not() 
         headers.insert("X-Callback-Url", "http://example.com/");
         headers.insert("Nats-Msg-Id", id);
         let ack = jetstream.publish_with_headers(
-            format!("callback-due.{}.acme.{id}", bed.namespace),
+            format!("callback-due.{}.acme.{id}.7", bed.namespace),
             headers,
             id.to_owned().into(),
         );
