@@ -1,6 +1,7 @@
 //! What the tests of the worker run on: a real NATS, and a group's pipeline as the operator would make it.
 
 use crate::{process::Worker, support::nats::NatsServer};
+use futures::{StreamExt, stream};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -8,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
-    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, overlay},
+    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, overlay, rates},
     cli::NatsArgs,
     names::{self, DEAD_STREAM, Queue, StreamName},
-    settings::WorkerSettings,
+    settings::{Rate, WorkerSettings},
 };
 use tokio::time::sleep;
 
@@ -65,6 +66,12 @@ impl Group {
         self
     }
 
+    /// `tasks` starts per `per_ms` milliseconds, and `burst` saved up.
+    pub fn rate(mut self, tasks: u64, per_ms: u64, burst: u64) -> Self {
+        self.settings.rate = Some(Rate { tasks, per_ms, burst });
+        self
+    }
+
     fn consumer(&self) -> ConsumerConfig {
         let metadata = BTreeMap::from([(names::keys::SETTINGS.to_owned(), self.settings.to_json())]);
         ConsumerConfig::workers(self.concurrency, self.ack_wait, metadata)
@@ -85,6 +92,7 @@ impl Bed {
         let bed = Self::empty().await;
         bed.create_stream().await;
         bed.create_dead_letters().await;
+        bed.create_rates().await;
         bed.create_consumer(group).await;
         bed
     }
@@ -143,6 +151,11 @@ impl Bed {
             .expect("the dead-letter stream");
     }
 
+    pub async fn create_rates(&self) {
+        let made = self.broker.create_stream(&rates("test", 1)).await;
+        made.expect("the stream of the rates");
+    }
+
     pub async fn create_consumer(&self, group: &Group) {
         let made = self.broker.create_consumer(&self.stream(), &group.consumer()).await;
         made.expect("a consumer");
@@ -183,9 +196,9 @@ impl Bed {
 
     /// Puts `count` tasks into the queue, named by their number from 0.
     pub async fn publish_many(&self, count: usize) {
-        for id in 0..count {
-            self.publish(&id.to_string(), "").await;
-        }
+        let publish = |id: usize| async move { self.publish(&id.to_string(), "").await };
+        // In order, but not each only when the one before is confirmed.
+        stream::iter((0..count).map(publish)).buffered(64).collect::<()>().await;
     }
 
     /// Waits until the queue is empty: nothing waits, nothing runs.

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::{
     net::SocketAddr,
     pin::Pin,
@@ -19,6 +20,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Call {
+    pub arrived: Timestamp,
     pub headers: HeaderMap,
     pub payload: String,
 }
@@ -132,6 +134,7 @@ impl Drop for Handler {
 
 async fn take(State(shared): State<Shared>, headers: HeaderMap, payload: Bytes) -> (StatusCode, String) {
     let call = Call {
+        arrived: Timestamp::now(),
         headers,
         payload: String::from_utf8_lossy(&payload).into_owned(),
     };

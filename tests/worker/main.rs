@@ -15,6 +15,7 @@ mod faults;
 mod handler;
 mod outcomes;
 mod process;
+mod rate;
 mod shutdown;
 mod start;
 
