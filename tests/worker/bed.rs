@@ -1,10 +1,15 @@
 //! What the tests of the worker run on: a real NATS, and a group's pipeline as the operator would make it.
 
+<<<<<<< HEAD
 use crate::{
     process::Worker,
     relay::Relay,
     support::{nats::NatsServer, proxy::Proxy},
 };
+=======
+use crate::{process::Worker, support::nats::NatsServer};
+use futures::{StreamExt, stream};
+>>>>>>> rate
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -12,10 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
+<<<<<<< HEAD
     broker::{Arrival, Broker, ConsumerConfig, Delivery, StreamConfig, dead_letters, delays, overlay, rates},
     cli::NatsArgs,
     names::{self, DEAD_STREAM, DELAY_STREAM, Queue, StreamName},
     settings::WorkerSettings,
+=======
+    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, overlay, rates},
+    cli::NatsArgs,
+    names::{self, DEAD_STREAM, Queue, StreamName},
+    settings::{Rate, WorkerSettings},
+>>>>>>> rate
 };
 use tokio::time::sleep;
 
@@ -69,6 +81,12 @@ impl Group {
         self
     }
 
+    /// `tasks` starts per `per_ms` milliseconds, and `burst` saved up.
+    pub fn rate(mut self, tasks: u64, per_ms: u64, burst: u64) -> Self {
+        self.settings.rate = Some(Rate { tasks, per_ms, burst });
+        self
+    }
+
     fn consumer(&self) -> ConsumerConfig {
         let metadata = BTreeMap::from([(names::keys::SETTINGS.to_owned(), self.settings.to_json())]);
         ConsumerConfig::workers(self.concurrency, self.ack_wait, metadata)
@@ -89,7 +107,12 @@ impl Bed {
     pub async fn with(group: &Group) -> Self {
         let bed = Self::empty().await;
         bed.create_stream().await;
+<<<<<<< HEAD
         bed.create_shared_streams().await;
+=======
+        bed.create_dead_letters().await;
+        bed.create_rates().await;
+>>>>>>> rate
         bed.create_consumer(group).await;
         bed
     }
@@ -168,6 +191,11 @@ impl Bed {
         made.unwrap_or_else(|error| panic!("no stream {}: {error}", config.name));
     }
 
+    pub async fn create_rates(&self) {
+        let made = self.broker.create_stream(&rates("test", 1)).await;
+        made.expect("the stream of the rates");
+    }
+
     pub async fn create_consumer(&self, group: &Group) {
         let made = self.broker.create_consumer(&self.stream(), &group.consumer()).await;
         made.expect("a consumer");
@@ -228,9 +256,9 @@ impl Bed {
 
     /// Puts `count` tasks into the queue, named by their number from 0.
     pub async fn publish_many(&self, count: usize) {
-        for id in 0..count {
-            self.publish(&id.to_string(), "").await;
-        }
+        let publish = |id: usize| async move { self.publish(&id.to_string(), "").await };
+        // In order, but not each only when the one before is confirmed.
+        stream::iter((0..count).map(publish)).buffered(64).collect::<()>().await;
     }
 
     /// Waits until the queue is empty: nothing waits, nothing runs, and nothing is in back-off.

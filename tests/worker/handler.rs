@@ -7,6 +7,7 @@ use axum::{
     response::{AppendHeaders, IntoResponse},
 };
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::{
     net::SocketAddr,
     pin::Pin,
@@ -20,6 +21,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Call {
+    pub arrived: Timestamp,
     pub headers: HeaderMap,
     pub payload: String,
 }
@@ -155,6 +157,7 @@ impl Drop for Handler {
 
 async fn take(State(shared): State<Shared>, headers: HeaderMap, payload: Bytes) -> impl IntoResponse {
     let call = Call {
+        arrived: Timestamp::now(),
         headers,
         payload: String::from_utf8_lossy(&payload).into_owned(),
     };

@@ -19,8 +19,12 @@ mod handler;
 mod leases;
 mod outcomes;
 mod process;
+<<<<<<< HEAD
 mod relay;
 mod retries;
+=======
+mod rate;
+>>>>>>> rate
 mod shutdown;
 mod start;
 

@@ -11,6 +11,10 @@
 //! Windows that began before all workers knew (moments) hold what both rates allow together; later ones
 //! the new. Removed, it lets all that wait start.
 //!
+//! A worker that was held up misses starts: those that come later than `pace` allows. At 1000 per second that
+//! is 6 ms with a burst of 1, and a millisecond more with each more of burst: what fast groups on busy nodes
+//! need to reach their rate is a burst of some 20 ms.
+//!
 //! Without NATS, or without the stream, nothing is reserved: tasks wait, with their lease.
 
 mod pace;
