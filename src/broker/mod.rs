@@ -17,8 +17,8 @@ mod relay;
 
 pub use cancel::CancelRequest;
 pub use config::{
-    ConsumerConfig, ConsumerInfo, Discard, Retention, SharedStream, Storage, StreamConfig, StreamInfo, StreamState,
-    dead_letters, delays, rates,
+    ConsumerConfig, ConsumerInfo, Discard, Pause, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
+    StreamState, dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};
