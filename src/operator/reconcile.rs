@@ -246,7 +246,7 @@ fn closed_until(ctx: &Context, valid: &ValidGroup, view: &BrokerView) -> Option<
         _ if valid.suspend => None,
         BrokerView::InStep => ctx.known.closed_until(&valid.queue.stream()),
         BrokerView::Failed(_) => ctx.closings.said(&valid.queue.stream()),
-        view => closing::seen(view),
+        BrokerView::Seen { .. } => closing::seen(view),
     }
 }
 

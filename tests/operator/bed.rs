@@ -403,9 +403,10 @@ impl Bed {
         samples(text)
     }
 
-    /// One of the operator's metrics; 0 where it was never counted.
-    pub fn metric(&self, name: &str) -> f64 {
-        self.metrics().get(name).copied().unwrap_or(0.0)
+    /// One of the operator's metrics that is a whole number; 0 where it was never counted.
+    pub fn metric(&self, name: &str) -> u64 {
+        let value = self.metrics().get(name).copied().unwrap_or(0.0);
+        format!("{value:.0}").parse().unwrap()
     }
 
     /// The Events about a group, as `Reason: note`.

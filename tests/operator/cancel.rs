@@ -66,7 +66,7 @@ async fn a_task_that_waits_in_its_queue_or_in_back_off_is_removed_and_no_other()
     assert_eq!(bed.nats.messages(&bed.stream("acme")).await, 2);
     assert_eq!(bed.nats.messages("TASKGROUP_DELAY").await, 1);
     let answered = bed.metric("taskgroup_operator_cancellations_total{answer=\"queued\"}");
-    assert_eq!(answered, 2.0);
+    assert_eq!(answered, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

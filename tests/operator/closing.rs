@@ -193,7 +193,7 @@ async fn dropped_tasks_are_told_and_cancelled_ones_are_not() {
         told,
         "TaskDropped: 1 task was dropped (MaxAttempts); to keep such tasks, set spec.deadLetter.enabled to true"
     );
-    assert_eq!(bed.metric("taskgroup_operator_dropped_tasks_total"), 1.0);
+    assert_eq!(bed.metric("taskgroup_operator_dropped_tasks_total"), 1);
     let events = bed.events("keeps").await;
     assert!(
         !events.iter().any(|event| event.starts_with("TaskDropped")),
