@@ -24,6 +24,10 @@ pub enum ConditionType {
     WorkersReady,
     /// `spec.suspend` is in force.
     Suspended,
+    /// The handler asked for a pause (`Retry-After`): nothing new starts until it is over.
+    Closed,
+    /// More tasks run than the limit, which was lowered: they finish, and nothing new starts.
+    OverLimit,
 }
 
 impl fmt::Display for ConditionType {

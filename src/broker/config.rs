@@ -274,7 +274,31 @@ impl StreamInfo {
     }
 }
 
+/// Whether a consumer holds back its deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// It does not.
+    No,
+    /// Until then: a worker closed the group, as its handler asked for it.
+    Until(Timestamp),
+    /// Until somebody lets it go on: the group is suspended.
+    ForEver,
+}
+
 impl ConsumerInfo {
+    /// Whether it holds back its deliveries, by the server's clock.
+    pub fn pause(&self) -> Pause {
+        /// No closing lasts so long, and no suspension less.
+        const SUSPENDED: Timestamp = Timestamp::constant(7_258_118_400, 0); // the year 2200
+        if !self.paused {
+            return Pause::No;
+        }
+        match text(&self.config, "pause_until").parse() {
+            Ok(until) if until < SUSPENDED => Pause::Until(until),
+            _ => Pause::ForEver,
+        }
+    }
+
     /// One entry of its metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         metadata(&self.config, key)
@@ -308,4 +332,25 @@ fn metadata<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 fn nanos<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     // Durations of the API are at most a day, far below 2^63 ns.
     serializer.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_closing_is_told_from_a_suspension_by_its_end() {
+        let end: Timestamp = "2026-11-21T10:00:00.5Z".parse().expect("a time");
+        for (paused, until, pause) in [
+            (false, "2026-11-21T10:00:00.5Z", Pause::No),
+            (true, "2026-11-21T10:00:00.5Z", Pause::Until(end)),
+            (true, FOR_EVER, Pause::ForEver),
+            (true, "", Pause::ForEver),
+        ] {
+            let info = json!({"config": {"pause_until": until}, "paused": paused});
+            let info: ConsumerInfo = serde_json::from_value(info).expect("a consumer");
+            assert_eq!(info.pause(), pause, "{paused} {until}");
+        }
+    }
 }

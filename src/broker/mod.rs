@@ -19,7 +19,7 @@ mod rate;
 mod relay;
 
 pub use config::{
-    ConsumerConfig, ConsumerInfo, Discard, Position, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
+    ConsumerConfig, ConsumerInfo, Discard, Pause, Position, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
     StreamState, dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};

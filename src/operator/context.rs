@@ -2,6 +2,7 @@
 
 use super::{
     backlog::{self, Backlog},
+    closing::Closings,
     desired::PodSettings,
     known::Known,
     metrics::Metrics,
@@ -71,6 +72,8 @@ pub struct Context {
     pub known: Known,
     /// What is to be said about the backlog.
     pub backlog: Backlog,
+    /// What is said about groups that are closed.
+    pub closings: Closings,
     /// Who failed how often.
     pub retries: Retries,
     /// What is counted.
@@ -115,6 +118,7 @@ impl Context {
             written_deployments: Written::default(),
             known: Known::default(),
             backlog: Backlog::default(),
+            closings: Closings::default(),
             retries: Retries::default(),
             metrics,
             generations: Mutex::default(),
@@ -193,6 +197,7 @@ impl Context {
         let stream = validate::queue(group).stream();
         self.known.remove(&stream);
         self.backlog.remove(&stream);
+        self.closings.remove(&stream);
         if let Some(uid) = group.uid() {
             self.generations
                 .lock()
@@ -207,6 +212,14 @@ impl Context {
             if let Err(error) = self.recorder.publish(&event, &group.object_ref(&())).await {
                 tracing::warn!(%error, reason = event.reason, "an Event can't be published");
             }
+        }
+    }
+
+    /// Publishes an Event that is not to be counted as a repetition of one before: its note is news.
+    pub async fn publish_anew(&self, group: &TaskGroup, event: &Event) {
+        let recorder = Recorder::new(self.client.clone(), "taskgroup-operator".into());
+        if let Err(error) = recorder.publish(event, &group.object_ref(&())).await {
+            tracing::warn!(%error, reason = event.reason, "an Event can't be published");
         }
     }
 

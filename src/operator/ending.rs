@@ -5,14 +5,14 @@ use super::{
     error::ApplyError,
     notices,
     observe::{self, BrokerView},
-    plan::{self, Ending, Refusal},
+    plan::{self, Delayed, Ending, Refusal},
     reconcile::{Next, name, refuse},
     status::Verdict,
     validate::{self, Invalid, ValidGroup},
 };
 use crate::{
     api::{DeletionPolicy, TaskGroup, TaskGroupSpec},
-    broker,
+    broker::{self, BrokerError},
     names::{StreamName, keys},
 };
 use serde_json::json;
@@ -41,7 +41,11 @@ pub enum End {
 /// Does the next thing for a group that is being deleted.
 pub async fn next(ctx: &Context, group: &TaskGroup, valid: &ValidGroup) -> Result<End, ApplyError> {
     let view = observe::ask_broker(&ctx.broker, &valid.queue.stream()).await;
-    match plan::ending(valid, &view, &ctx.settings.instance, is_abandoned(group)) {
+    let (view, delayed) = match count_delayed(ctx, valid, &view).await {
+        Ok(delayed) => (view, delayed),
+        Err(error) => (BrokerView::Failed(error), Delayed::default()),
+    };
+    match plan::ending(valid, &view, delayed, &ctx.settings.instance, is_abandoned(group)) {
         Ending::Blocked(why) => Ok(End::Blocked(why)),
         Ending::Continue { closed, waits } => Ok(End::Continue { closed, waits, view }),
         Ending::Finish { stream } => match finish(ctx, group, valid, stream).await {
@@ -55,6 +59,28 @@ pub async fn next(ctx: &Context, group: &TaskGroup, valid: &ValidGroup) -> Resul
     }
 }
 
+/// The tasks in back-off of a group whose `deletionPolicy` asks for an empty queue.
+async fn count_delayed(ctx: &Context, valid: &ValidGroup, view: &BrokerView) -> Result<Delayed, BrokerError> {
+    let BrokerView::Seen {
+        stream: Some(before), ..
+    } = view
+    else {
+        return Ok(Delayed::default());
+    };
+    if !matches!(
+        valid.deletion_policy,
+        DeletionPolicy::Drain | DeletionPolicy::DeleteIfEmpty
+    ) {
+        return Ok(Delayed::default());
+    }
+    let tasks = ctx.broker.delayed(&valid.queue).await?;
+    let after = ctx.broker.stream(&valid.queue.stream()).await?;
+    Ok(Delayed {
+        tasks,
+        moved: after.is_none_or(|after| after.state.last_seq != before.state.last_seq),
+    })
+}
+
 async fn finish(ctx: &Context, group: &TaskGroup, valid: &ValidGroup, delete_stream: bool) -> Result<(), ApplyError> {
     // The workers go first, so that nothing new starts on what is about to vanish.
     if let Some(deployment) = observe::deployment(ctx, group)
@@ -64,7 +90,10 @@ async fn finish(ctx: &Context, group: &TaskGroup, valid: &ValidGroup, delete_str
     }
     let stream = valid.queue.stream();
     if delete_stream {
+        // First what could come back into it; and once more what came to it while it went.
+        ctx.broker.purge_queue(&valid.queue).await?;
         ctx.broker.delete_stream(&stream).await?;
+        ctx.broker.purge_queue(&valid.queue).await?;
         ctx.publish(group, vec![notices::deleted(&stream)]).await;
     }
     tracing::info!(group = %name(group), %stream, deleted = delete_stream, "TaskGroup ended");

@@ -2,6 +2,7 @@
 //! that nobody changed them since. It is what makes a reconcile without a change free of requests.
 
 use crate::names::StreamName;
+use jiff::Timestamp;
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,6 +24,7 @@ struct InStep {
     desired: u64,
     seen: u64,
     at: Instant,
+    closed_until: Option<Timestamp>,
 }
 
 /// The moment before we ask the broker. What is heard after it voids the answer.
@@ -43,9 +45,14 @@ impl Known {
             .is_some_and(|known| known.desired == desired && known.at.elapsed() < max_age)
     }
 
-    /// Notes that `stream`, whose configuration has the fingerprint `seen`, is in step with `desired`;
-    /// unless something was heard since `asked`.
-    pub fn record(&self, stream: &StreamName, asked: Moment, desired: u64, seen: u64) {
+    /// Until when the workers closed a group, as far as we know.
+    pub fn closed_until(&self, stream: &StreamName) -> Option<Timestamp> {
+        self.lock().get(stream)?.in_step.as_ref()?.closed_until
+    }
+
+    /// Notes that `stream`, whose configuration has the fingerprint `seen`, is in step with `desired`, and
+    /// until when its consumer is closed; unless something was heard since `asked`.
+    pub fn record(&self, stream: &StreamName, asked: Moment, desired: u64, seen: u64, closed_until: Option<Timestamp>) {
         let mut known = self.lock();
         let entry = known.entry(stream.clone()).or_default();
         if entry.changes == asked.0 {
@@ -53,6 +60,7 @@ impl Known {
                 desired,
                 seen,
                 at: Instant::now(),
+                closed_until,
             });
         }
     }
@@ -108,9 +116,10 @@ mod tests {
         let (known, stream) = (Known::default(), StreamName::from("tg_a_b"));
         let asked = known.now(&stream);
         known.changed(&stream);
-        known.record(&stream, asked, 1, 1);
+        known.record(&stream, asked, 1, 1, None);
         assert!(!known.is_in_step(&stream, 1, HOUR));
-        known.record(&stream, known.now(&stream), 1, 1);
+        known.record(&stream, known.now(&stream), 1, 1, Some(Timestamp::MAX));
+        assert_eq!(known.closed_until(&stream), Some(Timestamp::MAX));
         assert!(known.is_in_step(&stream, 1, HOUR));
         assert!(!known.is_in_step(&stream, 2, HOUR), "another desire");
         assert!(!known.is_in_step(&stream, 1, Duration::ZERO), "too long ago");
@@ -121,7 +130,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_gone_or_edited_is_a_stray() {
         let (known, stream) = (Known::default(), StreamName::from("tg_a_b"));
-        known.record(&stream, known.now(&stream), 1, 7);
+        known.record(&stream, known.now(&stream), 1, 7, None);
         let since = Instant::now();
         let stray = std::slice::from_ref(&stream);
         assert_eq!(known.strays(&HashMap::from([(stream.clone(), 7)]), since), []);

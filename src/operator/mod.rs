@@ -8,8 +8,10 @@
 pub mod apply;
 pub mod backlog;
 pub mod cancel;
+pub mod closing;
 pub mod context;
 pub mod desired;
+pub mod drops;
 pub mod ending;
 pub mod error;
 pub mod known;

@@ -5,7 +5,7 @@ use super::{
     status::find,
 };
 use crate::{
-    api::{ConditionStatus, ConditionType, TaskGroupStatus},
+    api::{Condition, ConditionStatus, ConditionType, TaskGroupStatus},
     names::StreamName,
 };
 use kube::runtime::events::{Event, EventType};
@@ -46,6 +46,11 @@ pub fn transitions(before: &TaskGroupStatus, after: &TaskGroupStatus) -> Vec<Eve
     if was.is_some_and(|was| was.status == now.status && was.reason == now.reason) {
         return Vec::new();
     }
+    // Closed and open again, maybe every few seconds: the condition says it.
+    let closes = |condition: &Condition| condition.reason == "Closed";
+    if was.is_some_and(|was| was.status == now.status && (closes(was) || closes(now))) {
+        return Vec::new();
+    }
     let type_ = match now.status {
         ConditionStatus::True => EventType::Normal,
         _ if PASSING.contains(&now.reason.as_str()) => return Vec::new(),
@@ -61,6 +66,25 @@ pub fn deleted(stream: &StreamName) -> Event {
         "Deleted",
         "Delete",
         format!("stream {stream} and what was in it are deleted"),
+    )
+}
+
+/// That tasks were dropped, since this was told last.
+pub fn dropped(tasks: u64, last_reason: &str) -> Event {
+    let reason = if last_reason.is_empty() {
+        "no reason given"
+    } else {
+        last_reason
+    };
+    let note = match tasks {
+        1 => format!("1 task was dropped ({reason})"),
+        _ => format!("{tasks} tasks were dropped, the last one as: {reason}"),
+    };
+    event(
+        EventType::Warning,
+        "TaskDropped",
+        "Drop",
+        format!("{note}; to keep such tasks, set spec.deadLetter.enabled to true"),
     )
 }
 

@@ -4,7 +4,7 @@ use super::{
     Context,
     apply::{self, Applied, Outcome},
     backlog::Numbers,
-    desired,
+    closing, desired,
     ending::{self, End},
     error::ApplyError,
     metrics::Object,
@@ -21,7 +21,10 @@ use crate::{
 };
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How often a group that waits for another to give up its queue looks again, should the news of it be missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -36,6 +39,8 @@ pub enum Next {
     Resync,
     /// Look again after this time, give or take.
     After(Duration),
+    /// Look again after this time exactly, or at the next resync.
+    At(Duration),
     /// Something failed: try again, later each time.
     BackOff,
     /// Nothing to look at until something changes.
@@ -116,7 +121,7 @@ async fn run(ctx: &Context, group: &Arc<TaskGroup>) -> Result<Next, ApplyError> 
                 refuse(ctx, group, &verdict, Next::BackOff).await
             }
             End::Continue { closed, waits, view } => {
-                keep(ctx, group, &valid, Some(Closing { closed, waits, view })).await
+                keep(ctx, group, &valid, Some(LastDays { closed, waits, view })).await
             }
         };
     }
@@ -124,7 +129,7 @@ async fn run(ctx: &Context, group: &Arc<TaskGroup>) -> Result<Next, ApplyError> 
 }
 
 /// The pipeline of a group that is being deleted goes on for a while.
-struct Closing {
+struct LastDays {
     closed: bool,
     waits: Refusal,
     view: BrokerView,
@@ -135,7 +140,7 @@ async fn keep(
     ctx: &Context,
     group: &Arc<TaskGroup>,
     valid: &ValidGroup,
-    closing: Option<Closing>,
+    last_days: Option<LastDays>,
 ) -> Result<Next, ApplyError> {
     let stream = valid.queue.stream();
     let (found, handler) = find_handler(ctx, group, valid);
@@ -143,7 +148,7 @@ async fn keep(
         stream: desired::stream(
             valid,
             &ctx.settings.instance,
-            closing.as_ref().is_some_and(|closing| closing.closed),
+            last_days.as_ref().is_some_and(|last_days| last_days.closed),
         ),
         consumer: desired::consumer(valid, &ctx.settings.instance, &ctx.settings.callback_allow),
         paused: valid.suspend,
@@ -152,8 +157,8 @@ async fn keep(
     let wanted = broker::hash(&(&desired.stream, &desired.consumer, desired.paused));
 
     let asked = ctx.known.now(&stream);
-    let (view, ending) = match closing {
-        Some(closing) => (closing.view, Some(closing.waits)),
+    let (view, ending) = match last_days {
+        Some(last_days) => (last_days.view, Some(last_days.waits)),
         None => (view(ctx, valid, wanted).await, None),
     };
     let observed = observe::deployment(ctx, group);
@@ -172,6 +177,7 @@ async fn keep(
     let plan = plan::plan(valid, &desired, &view, &deployment_view, &ctx.settings.instance, adopt);
     let made = matches!(plan.stream, plan::Step::Create(_));
     let seen = seen_fingerprint(&view, &plan);
+    let closed_until = closed_until(ctx, valid, &view);
 
     let outcome = apply::apply(ctx, valid, plan).await;
     if outcome.stream.is_done() && outcome.consumer.is_done() {
@@ -180,7 +186,7 @@ async fn keep(
             .as_ref()
             .map(|info| broker::fingerprint(&info.config));
         if let Some(fingerprint) = changed.or(seen) {
-            ctx.known.record(&stream, asked, wanted, fingerprint);
+            ctx.known.record(&stream, asked, wanted, fingerprint, closed_until);
         }
         if made {
             ctx.backlog.say(&stream, Numbers::default());
@@ -188,6 +194,9 @@ async fn keep(
     }
 
     let before = group.status.clone().unwrap_or_default();
+    let closed = ctx
+        .closings
+        .say(&stream, closed_until, Timestamp::now(), Instant::now());
     let deployment = observe::deployment(ctx, group);
     let after = status::status(
         &Findings {
@@ -198,12 +207,13 @@ async fn keep(
             outcome: &outcome,
             deployment: deployment.as_deref(),
             numbers: ctx.backlog.to_say(&stream),
+            closed_until: closed.until,
             ending: ending.clone(),
         },
         Timestamp::now(),
     );
     report(ctx, group, &before, &after, &outcome).await?;
-    Ok(next(&outcome, ending.is_some()))
+    Ok(next(&outcome, ending.is_some(), closed.look_again))
 }
 
 fn find_handler(ctx: &Context, group: &TaskGroup, valid: &ValidGroup) -> (HandlerFound, Option<ValidHandler>) {
@@ -227,6 +237,17 @@ async fn view(ctx: &Context, valid: &ValidGroup, wanted: u64) -> BrokerView {
         return BrokerView::InStep;
     }
     observe::ask_broker(&ctx.broker, &stream).await
+}
+
+/// Until when the workers closed the group: as seen now, or as known.
+fn closed_until(ctx: &Context, valid: &ValidGroup, view: &BrokerView) -> Option<Timestamp> {
+    match view {
+        // What suspends it overrides a closing.
+        _ if valid.suspend => None,
+        BrokerView::InStep => ctx.known.closed_until(&valid.queue.stream()),
+        BrokerView::Failed(_) => ctx.closings.said(&valid.queue.stream()),
+        BrokerView::Seen { .. } => closing::seen(view),
+    }
 }
 
 /// The fingerprint of a stream that was asked for and is left as it is.
@@ -269,7 +290,7 @@ pub(super) async fn refuse(ctx: &Context, group: &TaskGroup, why: &Verdict, next
     Ok(next)
 }
 
-fn next(outcome: &Outcome, ending: bool) -> Next {
+fn next(outcome: &Outcome, ending: bool, look_again: Option<Duration>) -> Next {
     let failed = outcome
         .parts()
         .into_iter()
@@ -285,7 +306,7 @@ fn next(outcome: &Outcome, ending: bool) -> Next {
     } else if ending {
         Next::After(ending::LOOK_AGAIN)
     } else {
-        Next::Resync
+        look_again.map_or(Next::Resync, Next::At)
     }
 }
 

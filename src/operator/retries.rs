@@ -33,6 +33,7 @@ impl Retries {
         match next {
             Next::Rest => Action::await_change(),
             Next::After(time) => Action::requeue(jitter(time)),
+            Next::At(time) => Action::requeue(time.min(jitter(resync))),
             Next::Resync | Next::BackOff => Action::requeue(jitter(resync)),
         }
     }

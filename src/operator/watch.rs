@@ -4,6 +4,7 @@
 use super::{
     backlog, cancel,
     context::{Context, Settings, Stores},
+    drops,
     error::ApplyError,
     metrics::{self, Metrics},
     observe,
@@ -18,7 +19,7 @@ use crate::{
     api::{ConditionStatus, ConditionType, TaskGroup, TaskHandler},
     broker::{self, Broker, BrokerError, BrokerEvent},
     cli::OperatorArgs,
-    names::FIELD_MANAGER,
+    names::{FIELD_MANAGER, StreamName},
 };
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -32,12 +33,13 @@ use kube::{
     },
 };
 use std::{
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, time::DelayQueue};
 
 /// A request that was heard is under way: look once more when it must be through.
 const LOOK_TWICE: Duration = Duration::from_secs(1);
@@ -91,6 +93,7 @@ pub async fn run(
     background.spawn(follow_events(ctx.clone()));
     background.spawn(count_groups(ctx.clone()));
     background.spawn(cancel::run(ctx.clone()));
+    background.spawn(drops::run(ctx.clone()));
     background.spawn(relay::watch(ctx.clone()));
     // On its own, as it ends what it has in hand.
     let relay = tokio::spawn(relay::run(ctx.clone(), shutdown.clone()));
@@ -273,18 +276,38 @@ async fn follow_events(ctx: Arc<Context>) {
         Ok(events) => Box::pin(events),
         Err(error) => return tracing::error!(%error, "advisories can't be heard"),
     };
-    while let Some(BrokerEvent::Changed(stream)) = events.next().await {
-        tracing::debug!(%stream, "somebody changed it");
-        look_at(&ctx, &stream);
-        let ctx = ctx.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(LOOK_TWICE).await;
-            look_at(&ctx, &stream);
-        });
+    // The streams that are looked at again in a moment, each with the news that came since.
+    let mut soon = HashMap::<StreamName, bool>::new();
+    let mut timers = DelayQueue::new();
+    loop {
+        tokio::select! {
+            event = events.next() => {
+                let Some(BrokerEvent::Changed(stream)) = event else { return };
+                tracing::debug!(%stream, "somebody changed it");
+                // Many workers may close a group at once: one look per second shows what came of it.
+                match soon.entry(stream) {
+                    Entry::Occupied(mut news) => *news.get_mut() = true,
+                    Entry::Vacant(none) => {
+                        look_at(&ctx, none.key());
+                        timers.insert(none.key().clone(), LOOK_TWICE);
+                        none.insert(false);
+                    }
+                }
+            }
+            Some(stream) = timers.next() => {
+                let stream = stream.into_inner();
+                look_at(&ctx, &stream);
+                if soon.insert(stream.clone(), false) == Some(true) {
+                    timers.insert(stream, LOOK_TWICE);
+                } else {
+                    soon.remove(&stream);
+                }
+            }
+        }
     }
 }
 
-fn look_at(ctx: &Context, stream: &crate::names::StreamName) {
+fn look_at(ctx: &Context, stream: &StreamName) {
     ctx.known.changed(stream);
     ctx.trigger_stream(stream);
 }

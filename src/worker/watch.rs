@@ -7,9 +7,10 @@
 use super::{
     Worker,
     backoff::{Backoff, jittered},
+    clock::Clock,
 };
 use crate::{
-    broker::{BrokerError, ConsumerInfo},
+    broker::{Broker, BrokerError, ConsumerInfo},
     names::{CONSUMER, Queue, keys},
     settings::WorkerSettings,
 };
@@ -78,18 +79,8 @@ pub async fn watch(worker: &Worker) {
     };
     loop {
         link.borrow_and_update();
-<<<<<<< HEAD
-        let sent = Instant::now();
-        let answer = broker.consumer(&queue.stream()).await;
-        if let Ok(Some(ConsumerInfo { ts: Some(time), .. })) = answer {
-            clock.heard(sent, Instant::now(), time);
-        }
-        let read = match answer {
+        let read = match ask(broker, queue, clock).await {
             Ok(consumer) => read(consumer.as_ref(), queue),
-=======
-        let read = match ask(&broker, &queue, &clock).await {
-            Ok(consumer) => read(consumer.as_ref(), &queue),
->>>>>>> rate
             // What is known stays known: the tasks that run go on.
             Err(error @ BrokerError::Unreachable { .. }) if known.borrow().terms.is_some() => {
                 tracing::debug!(%error, "the group's settings can't be read; trying again");
@@ -98,20 +89,16 @@ pub async fn watch(worker: &Worker) {
             Err(error) => Err(error.to_string()),
         };
         let found = matches!(read, Ok(Some(_)));
-<<<<<<< HEAD
         tell(known, read);
-=======
-        tell(&known, read);
         if has_rate(&known.borrow()) {
             // The first answer, or one on a busy machine, leaves the time too much in doubt for starts that
             // are a millisecond apart.
             for _ in 0..MORE_ANSWERS {
-                if clock.error() < GOOD_ENOUGH || ask(&broker, &queue, &clock).await.is_err() {
+                if clock.error() < GOOD_ENOUGH || ask(broker, queue, clock).await.is_err() {
                     break;
                 }
             }
         }
->>>>>>> rate
         let pause = if found {
             backoff.reset();
             jittered(REREAD)
@@ -130,9 +117,6 @@ pub async fn watch(worker: &Worker) {
     }
 }
 
-<<<<<<< HEAD
-fn tell(known: &watch::Sender<Known>, read: Result<Option<Seen>, String>) {
-=======
 /// Reads the consumer, and sets the clock by the answer.
 async fn ask(broker: &Broker, queue: &Queue, clock: &Clock) -> Result<Option<ConsumerInfo>, BrokerError> {
     let sent = Instant::now();
@@ -147,8 +131,7 @@ fn has_rate(known: &Known) -> bool {
     known.terms.as_ref().is_some_and(|terms| terms.settings.rate.is_some())
 }
 
-fn tell(known: &watch::Sender<Known>, read: Result<Option<Terms>, String>) {
->>>>>>> rate
+fn tell(known: &watch::Sender<Known>, read: Result<Option<Seen>, String>) {
     known.send_if_modified(|known| {
         let before = known.clone();
         match read {

@@ -2,6 +2,7 @@
 //! and uses the other, and ways to look at all of it.
 
 use crate::support::{apiserver::ApiServer, nats::NatsServer, process::Process};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::{
     Api, Client, ResourceExt,
@@ -175,6 +176,20 @@ impl Bed {
 
     pub fn subject(&self, queue: &str, id: &str) -> String {
         format!("tasks.{}.{queue}.{id}", self.namespace)
+    }
+
+    /// Puts a task into back-off, as a worker does.
+    pub async fn delay(&self, queue: &str, id: &str, time: SignedDuration) {
+        let until = Timestamp::now().checked_add(time).unwrap();
+        let due = format!("due.{}.{queue}.{id}", self.namespace);
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Schedule", format!("@at {until}"));
+        headers.insert("Nats-Schedule-Target", due.as_str());
+        headers.insert("Taskgroup-Origin", format!("{}:{id}:1", self.stream(queue)));
+        headers.insert("Taskgroup-Attempts", "1");
+        let jetstream = self.nats.jetstream().await;
+        let ack = jetstream.publish_with_headers(due.replacen("due.", "delay.", 1), headers, "".into());
+        ack.await.unwrap().await.unwrap();
     }
 
     /// The streams of groups, in order: not those that all share.
@@ -388,9 +403,10 @@ impl Bed {
         samples(text)
     }
 
-    /// One of the operator's metrics; 0 where it was never counted.
-    pub fn metric(&self, name: &str) -> f64 {
-        self.metrics().get(name).copied().unwrap_or(0.0)
+    /// One of the operator's metrics that is a whole number; 0 where it was never counted.
+    pub fn metric(&self, name: &str) -> u64 {
+        let value = self.metrics().get(name).copied().unwrap_or(0.0);
+        format!("{value:.0}").parse().unwrap()
     }
 
     /// The Events about a group, as `Reason: note`.

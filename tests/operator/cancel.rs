@@ -1,1 +1,156 @@
+//! A task is cancelled by one request, wherever it is.
 
+use crate::bed::Bed;
+use futures::StreamExt;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+impl Bed {
+    /// Asks for a task to be cancelled, until an operator listens.
+    async fn cancel(&self, queue: &str, id: &str) -> String {
+        let subject = format!("cancel.{}.{queue}.{id}", self.namespace);
+        let client = self.nats.client().await;
+        let answer = self
+            .until("an answer", || async {
+                client.request(subject.clone(), "".into()).await.ok()
+            })
+            .await;
+        String::from_utf8(answer.payload.to_vec()).unwrap()
+    }
+
+    /// Plays a worker of the group, which says this of every task it is asked about. Returns what it was
+    /// asked, with the number of tasks in the queue at that time.
+    async fn worker_says(
+        &self,
+        queue: &str,
+        state: &'static str,
+    ) -> tokio::sync::mpsc::UnboundedReceiver<(Value, u64)> {
+        let client = self.nats.client().await;
+        let subject = format!("worker-cancel.{}.{queue}", self.namespace);
+        let mut questions = client.subscribe(subject).await.unwrap();
+        client.flush().await.unwrap();
+        let jetstream = self.nats.jetstream().await;
+        let stream = self.stream(queue);
+        let (sender, asked) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                let info = jetstream.get_stream(&stream).await.unwrap();
+                let queued = info.cached_info().state.messages;
+                let text = serde_json::from_slice(&question.payload).unwrap();
+                let _ = sender.send((text, queued));
+                let answer = json!({"state": state}).to_string();
+                client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+            }
+        });
+        asked
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_waits_in_its_queue_or_in_back_off_is_removed_and_no_other() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2})).await;
+    bed.until("the relay's consumer", || bed.nats.relay()).await;
+    for id in ["1", "1.x", "2"] {
+        bed.nats.publish(&bed.subject("acme", id), "").await;
+    }
+    for id in ["3", "4"] {
+        bed.delay("acme", id, SignedDuration::from_hours(1)).await;
+    }
+    assert_eq!(bed.cancel("acme", "1").await, "queued");
+    assert_eq!(bed.cancel("acme", "3").await, "queued");
+    assert_eq!(bed.cancel("acme", "1").await, "unknown");
+    assert_eq!(bed.cancel("acme", "never").await, "unknown");
+    assert_eq!(bed.cancel("nobody", "1").await, "unknown");
+    assert_eq!(bed.nats.messages(&bed.stream("acme")).await, 2);
+    assert_eq!(bed.nats.messages("TASKGROUP_DELAY").await, 1);
+    let answered = bed.metric("taskgroup_operator_cancellations_total{answer=\"queued\"}");
+    assert_eq!(answered, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_task_is_cut_off_before_its_slot_is_freed() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2})).await;
+    for id in ["1", "2"] {
+        bed.nats.publish(&bed.subject("acme", id), "").await;
+    }
+    let mut asked = bed.worker_says("acme", "running").await;
+    assert_eq!(bed.cancel("acme", "2").await, "running");
+    let (question, queued) = asked.recv().await.unwrap();
+    assert_eq!(question, json!({"id": "2", "upTo": 2}));
+    assert_eq!(queued, 2, "the task is still there when the worker is asked");
+    assert_eq!(bed.nats.messages(&bed.stream("acme")).await, 1, "and gone afterwards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_ended_is_finished() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2})).await;
+    bed.until("the dead letters", || bed.nats.stream("TASKGROUP_DEAD"))
+        .await;
+    bed.nats.publish(&format!("dead.{}.acme.1", bed.namespace), "").await;
+    assert_eq!(bed.cancel("acme", "1").await, "finished", "it is a dead letter");
+    let mut asked = bed.worker_says("acme", "finished").await;
+    assert_eq!(bed.cancel("acme", "2").await, "finished", "a worker knows of it");
+    assert_eq!(asked.recv().await.unwrap().0, json!({"id": "2", "upTo": 0}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_ready_workers_are_heard() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2, "workers": {"maxInflightPerPod": 1}}))
+        .await;
+    bed.pods_become_ready("acme").await;
+    bed.until_condition("acme", "WorkersReady", "True").await;
+    bed.nats.publish(&bed.subject("acme", "1"), "").await;
+    let _one = bed.worker_says("acme", "none").await;
+    // The other takes its time.
+    let client = bed.nats.client().await;
+    let subject = format!("worker-cancel.{}.acme", bed.namespace);
+    let mut questions = client.subscribe(subject).await.unwrap();
+    client.flush().await.unwrap();
+    let other = tokio::spawn(async move {
+        let question = questions.next().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let answer = json!({"state": "running"}).to_string();
+        client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        client.flush().await.unwrap();
+    });
+    assert_eq!(bed.cancel("acme", "1").await, "running");
+    other.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_names_no_task_is_told_what_to_send() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2})).await;
+    bed.nats.publish(&bed.subject("acme", "1"), "").await;
+    // A wildcard would remove all tasks. The client library sends none; others do.
+    let answer = raw_request(&bed.nats.url(), &format!("cancel.{}.acme.>", bed.namespace));
+    assert!(
+        answer.contains("send the request to cancel.<namespace>.<queue>.<task-id>"),
+        "{answer}"
+    );
+    let answer = bed.cancel("UPPER", "1").await;
+    assert!(answer.starts_with("error: cancel."), "{answer}");
+    assert_eq!(bed.nats.messages(&bed.stream("acme")).await, 1);
+}
+
+/// A request by the NATS protocol itself: what the server says until an answer came.
+fn raw_request(url: &str, subject: &str) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let stream = std::net::TcpStream::connect(url.trim_start_matches("nats://")).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    write!(
+        writer,
+        "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\nPUB {subject} answer 0\r\n\r\n"
+    )
+    .unwrap();
+    lines
+        .find_map(|line| line.ok().filter(|line| line.starts_with("MSG ")))
+        .unwrap();
+    lines.next().unwrap().unwrap()
+}

@@ -1,6 +1,7 @@
 //! Deleting a TaskGroup keeps to its `deletionPolicy`.
 
 use crate::bed::{Bed, workers};
+use jiff::SignedDuration;
 use serde_json::json;
 
 /// A group with this policy and two queued tasks.
@@ -146,4 +147,96 @@ async fn a_group_with_a_spec_that_can_not_be_used_can_be_deleted() {
     run_all(&bed).await;
     bed.until_gone("acme").await;
     assert_eq!(bed.group_streams().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_waits_for_tasks_in_back_off_and_runs_them() {
+    let bed = with_tasks("Drain").await;
+    bed.until("the relay's consumer", || bed.nats.relay()).await;
+    bed.delay("acme", "3", SignedDuration::from_secs(6)).await;
+    bed.delete("acme").await;
+    bed.until_reason("acme", "Draining").await;
+    run_all(&bed).await;
+    bed.until("it says what it waits for", || async {
+        let group = bed.groups().get("acme").await.ok()?;
+        let conditions = group.status?.conditions;
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
+        ready
+            .message
+            .contains("0 tasks are to be run first, 0 of them run now, 1 are in back-off")
+            .then_some(())
+    })
+    .await;
+    bed.until("the task comes back", || async {
+        (bed.nats.messages(&bed.stream("acme")).await == 1).then_some(())
+    })
+    .await;
+    let closed = format!("closed.{}.acme.3", bed.namespace);
+    assert_eq!(bed.nats.count(&bed.stream("acme"), ">").await, 1);
+    assert_eq!(bed.nats.count(&bed.stream("acme"), &closed).await, 1);
+    run_all(&bed).await;
+    bed.until_gone("acme").await;
+    assert_eq!(bed.group_streams().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_if_empty_waits_for_tasks_in_back_off() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2, "deletionPolicy": "DeleteIfEmpty"}))
+        .await;
+    bed.until("the relay's consumer", || bed.nats.relay()).await;
+    bed.delay("acme", "1", SignedDuration::from_secs(6)).await;
+    bed.delete("acme").await;
+    let message = bed.until_reason("acme", "NotEmpty").await;
+    assert!(
+        message.contains("the queue holds 0 tasks, 1 are in back-off"),
+        "{message}"
+    );
+    bed.until("the task comes back", || async {
+        (bed.nats.count(&bed.stream("acme"), &bed.subject("acme", "1")).await == 1).then_some(())
+    })
+    .await;
+    run_all(&bed).await;
+    bed.until_gone("acme").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_takes_what_the_shared_streams_keep_and_retain_leaves_it() {
+    let bed = Bed::new().await;
+    bed.until("the relay's consumer", || bed.nats.relay()).await;
+    for (name, policy) in [("goes", "Delete"), ("stays", "Retain")] {
+        bed.made(name, json!({"concurrency": 2, "deletionPolicy": policy}))
+            .await;
+        bed.delay(name, "1", SignedDuration::from_hours(1)).await;
+        bed.nats
+            .publish(&format!("callback.{}.{name}.1", bed.namespace), "")
+            .await;
+        bed.nats.publish(&format!("rate.{}.{name}", bed.namespace), "").await;
+    }
+    for name in ["goes", "stays"] {
+        bed.delete(name).await;
+        bed.until_gone(name).await;
+    }
+    for (name, left) in [("goes", 0), ("stays", 1)] {
+        for (stream, subject) in [
+            ("TASKGROUP_DELAY", format!("delay.{}.{name}.>", bed.namespace)),
+            ("TASKGROUP_DELAY", format!("callback.{}.{name}.>", bed.namespace)),
+            ("TASKGROUP_RATE", format!("rate.{}.{name}", bed.namespace)),
+        ] {
+            assert_eq!(bed.nats.count(stream, &subject).await, left, "{subject}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retained_queue_gets_its_tasks_back_from_their_back_off() {
+    let bed = with_tasks("Retain").await;
+    bed.until("the relay's consumer", || bed.nats.relay()).await;
+    bed.delete("acme").await;
+    bed.until_gone("acme").await;
+    bed.delay("acme", "3", SignedDuration::ZERO).await;
+    bed.until("the task comes back", || async {
+        (bed.nats.messages(&bed.stream("acme")).await == 3).then_some(())
+    })
+    .await;
 }

@@ -1,15 +1,11 @@
 //! What the tests of the worker run on: a real NATS, and a group's pipeline as the operator would make it.
 
-<<<<<<< HEAD
 use crate::{
     process::Worker,
     relay::Relay,
     support::{nats::NatsServer, proxy::Proxy},
 };
-=======
-use crate::{process::Worker, support::nats::NatsServer};
 use futures::{StreamExt, stream};
->>>>>>> rate
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -17,17 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
-<<<<<<< HEAD
     broker::{Arrival, Broker, ConsumerConfig, Delivery, StreamConfig, dead_letters, delays, overlay, rates},
     cli::NatsArgs,
     names::{self, DEAD_STREAM, DELAY_STREAM, Queue, StreamName},
-    settings::WorkerSettings,
-=======
-    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, overlay, rates},
-    cli::NatsArgs,
-    names::{self, DEAD_STREAM, Queue, StreamName},
     settings::{Rate, WorkerSettings},
->>>>>>> rate
 };
 use tokio::time::sleep;
 
@@ -107,12 +96,7 @@ impl Bed {
     pub async fn with(group: &Group) -> Self {
         let bed = Self::empty().await;
         bed.create_stream().await;
-<<<<<<< HEAD
         bed.create_shared_streams().await;
-=======
-        bed.create_dead_letters().await;
-        bed.create_rates().await;
->>>>>>> rate
         bed.create_consumer(group).await;
         bed
     }

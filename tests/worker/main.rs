@@ -19,12 +19,9 @@ mod handler;
 mod leases;
 mod outcomes;
 mod process;
-<<<<<<< HEAD
+mod rate;
 mod relay;
 mod retries;
-=======
-mod rate;
->>>>>>> rate
 mod shutdown;
 mod start;
 

@@ -26,8 +26,18 @@ pub enum Ending {
     Blocked(Refusal),
 }
 
+/// The tasks of a group that are not in its queue, but will come back to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delayed {
+    /// How many are in back-off. Counted after the look at the stream.
+    pub tasks: u64,
+    /// Whether something came into the stream between that look and another after the count: then a task
+    /// may have gone from the one to the other unseen.
+    pub moved: bool,
+}
+
 /// Plans the end of a group by its `deletionPolicy`.
-pub fn ending(group: &ValidGroup, view: &BrokerView, instance: &str, abandon: bool) -> Ending {
+pub fn ending(group: &ValidGroup, view: &BrokerView, delayed: Delayed, instance: &str, abandon: bool) -> Ending {
     use crate::api::DeletionPolicy::{Delete, DeleteIfEmpty, Drain, Retain};
     let (stream, in_flight) = match view {
         BrokerView::Seen { stream, consumer } => (
@@ -52,6 +62,11 @@ pub fn ending(group: &ValidGroup, view: &BrokerView, instance: &str, abandon: bo
         .iter()
         .any(|difference| difference.field == "subjects");
     let messages = stream.state.messages;
+    let empty = messages == 0 && delayed.tasks == 0 && !delayed.moved;
+    let in_back_off = match delayed.tasks {
+        0 => String::new(),
+        tasks => format!(", {tasks} are in back-off"),
+    };
     let ending = match group.deletion_policy {
         Delete => return Ending::Finish { stream: true },
         Retain if is_closed => Ending::Continue {
@@ -59,13 +74,13 @@ pub fn ending(group: &ValidGroup, view: &BrokerView, instance: &str, abandon: bo
             waits: waiting("Retaining", "the stream is being opened again".into()),
         },
         Retain => return Ending::Finish { stream: false },
-        Drain | DeleteIfEmpty if messages == 0 && is_closed => return Ending::Finish { stream: true },
+        Drain | DeleteIfEmpty if empty && is_closed => return Ending::Finish { stream: true },
         Drain => Ending::Continue {
             closed: true,
             waits: waiting(
                 "Draining",
                 format!(
-                    "deletionPolicy Drain: {messages} tasks are to be run first, {in_flight} of them run now{}",
+                    "deletionPolicy Drain: {messages} tasks are to be run first, {in_flight} of them run now{in_back_off}{}",
                     if group.suspend {
                         "; the group is suspended: set spec.suspend to false, or spec.deletionPolicy to Delete or Retain"
                     } else {
@@ -76,11 +91,11 @@ pub fn ending(group: &ValidGroup, view: &BrokerView, instance: &str, abandon: bo
         },
         // Closing an empty queue first makes sure that it is still empty when it is deleted.
         DeleteIfEmpty => Ending::Continue {
-            closed: messages == 0,
+            closed: empty,
             waits: waiting(
                 "NotEmpty",
                 format!(
-                    "deletionPolicy DeleteIfEmpty: the queue holds {messages} tasks; it is deleted once it is empty, or \
+                    "deletionPolicy DeleteIfEmpty: the queue holds {messages} tasks{in_back_off}; it is deleted once it is empty, or \
                      set spec.deletionPolicy to Delete, Drain or Retain"
                 ),
             ),

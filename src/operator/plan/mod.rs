@@ -5,14 +5,16 @@ mod ending;
 #[cfg(test)]
 mod tests;
 
-pub use ending::{Ending, ending, waits_for_nats};
+pub use ending::{Delayed, Ending, ending, waits_for_nats};
 
 use super::{
     observe::{BrokerView, DeploymentView},
     validate::ValidGroup,
 };
 use crate::{
-    broker::{BrokerError, ConsumerConfig, ConsumerInfo, Difference, StreamConfig, StreamInfo, differences, overlay},
+    broker::{
+        BrokerError, ConsumerConfig, ConsumerInfo, Difference, Pause, StreamConfig, StreamInfo, differences, overlay,
+    },
     names::keys,
 };
 use serde_json::Value;
@@ -225,7 +227,12 @@ fn plan_consumer(desired: &Desired, observed: Option<&ConsumerInfo>) -> Consumer
             pause: None,
         };
     };
-    let pause = (observed.paused != desired.paused).then_some(desired.paused);
+    // A closing is the workers' and ends by itself; a suspension overrides it, and its end lifts both.
+    let pause = match (desired.paused, observed.pause()) {
+        (true, Pause::No | Pause::Until(_)) => Some(true),
+        (false, Pause::ForEver) => Some(false),
+        (true, Pause::ForEver) | (false, Pause::No | Pause::Until(_)) => None,
+    };
     let differences = differences(&desired.consumer, &observed.config);
     let config = if differences.is_empty() {
         Step::Keep

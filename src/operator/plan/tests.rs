@@ -1,6 +1,6 @@
 //! Desired × observed, as tables.
 
-use super::{Desired, Ending, Plan, Step, ending, plan};
+use super::{Delayed, Desired, Ending, Plan, Step, ending, plan};
 use crate::{
     api::{DeletionPolicy, PodTemplate, TaskGroup, TaskGroupSpec},
     broker::{BrokerError, ConsumerInfo, Position, StreamInfo, StreamState},
@@ -200,18 +200,33 @@ fn a_plan_is_what_differs() {
 #[test]
 fn suspend_pauses_and_resume_lets_go_on() {
     let mut group = group();
-    let running = seen(&group, &json!({}));
-    for (suspend, expected) in [(false, None), (true, Some(true))] {
+    let (closing, suspension) = (Some("2026-11-21T10:00:00Z"), Some("2262-01-01T00:00:00Z"));
+    // A closing is left alone; what suspends is only ever the spec.
+    for (suspend, pause_until, expected) in [
+        (false, None, None),
+        (false, closing, None),
+        (false, suspension, Some(false)),
+        (true, None, Some(true)),
+        (true, closing, Some(true)),
+        (true, suspension, None),
+    ] {
         group.suspend = suspend;
-        let plan = plan(
-            &group,
-            &wanted(&group),
-            &running,
-            &DeploymentView::InStep,
-            "test",
-            false,
+        let mut view = seen(&group, &json!({}));
+        if let (
+            BrokerView::Seen {
+                consumer: Some(info), ..
+            },
+            Some(until),
+        ) = (&mut view, pause_until)
+        {
+            info.paused = true;
+            info.config.insert("pause_until".into(), json!(until));
+        }
+        let plan = plan(&group, &wanted(&group), &view, &DeploymentView::InStep, "test", false);
+        assert_eq!(
+            plan.consumer.pause, expected,
+            "suspend: {suspend}, paused until {pause_until:?}"
         );
-        assert_eq!(plan.consumer.pause, expected, "suspend: {suspend}");
     }
 }
 
@@ -259,7 +274,7 @@ fn an_end_keeps_to_the_deletion_policy() {
         {
             stream.state.messages = messages;
         }
-        let next = match ending(&group, &view, "test", abandon) {
+        let next = match ending(&group, &view, Delayed::default(), "test", abandon) {
             Ending::Finish { stream: true } => "finish with the stream".into(),
             Ending::Finish { stream: false } => "finish without the stream".into(),
             Ending::Continue { closed, waits } => {
@@ -272,9 +287,35 @@ fn an_end_keeps_to_the_deletion_policy() {
 }
 
 #[test]
+fn a_queue_is_empty_only_when_no_task_is_in_back_off_or_on_its_way() {
+    let mut group = group();
+    let closed = seen(&group, &json!({"subjects": ["closed.crawl.acme.>"]}));
+    let some = |tasks, moved| Delayed { tasks, moved };
+    for (delayed, waits) in [(some(0, false), false), (some(3, false), true), (some(0, true), true)] {
+        for (policy, still_closed) in [(DeletionPolicy::Drain, true), (DeletionPolicy::DeleteIfEmpty, false)] {
+            group.deletion_policy = policy;
+            match ending(&group, &closed, delayed, "test", false) {
+                Ending::Finish { stream: true } => assert!(!waits, "{policy:?} {delayed:?}"),
+                Ending::Continue { closed, waits: why } => {
+                    assert!(waits, "{policy:?} {delayed:?}");
+                    assert_eq!(closed, still_closed, "{policy:?}: more may come");
+                    assert_eq!(
+                        why.message.contains(", 3 are in back-off"),
+                        delayed.tasks == 3,
+                        "{}",
+                        why.message
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn an_end_without_the_broker_waits_until_it_is_abandoned() {
     let group = group();
-    let Ending::Blocked(why) = ending(&group, &unreachable(), "test", false) else {
+    let Ending::Blocked(why) = ending(&group, &unreachable(), Delayed::default(), "test", false) else {
         panic!("not blocked")
     };
     assert_eq!(why.reason, "NatsUnreachable");
@@ -285,7 +326,7 @@ fn an_end_without_the_broker_waits_until_it_is_abandoned() {
         why.message
     );
     assert_eq!(
-        ending(&group, &unreachable(), "test", true),
+        ending(&group, &unreachable(), Delayed::default(), "test", true),
         Ending::Finish { stream: false }
     );
 }
@@ -295,7 +336,7 @@ fn the_stream_of_another_is_not_deleted() {
     let group = group();
     let unmarked = seen(&group, &json!({"metadata": {}}));
     assert_eq!(
-        ending(&group, &unmarked, "test", false),
+        ending(&group, &unmarked, Delayed::default(), "test", false),
         Ending::Finish { stream: false }
     );
 }

@@ -84,6 +84,8 @@ pub struct Findings<'a> {
     pub deployment: Option<&'a Deployment>,
     /// Its backlog, where there is news of it.
     pub numbers: Option<Numbers>,
+    /// Until when its workers closed it, if they did.
+    pub closed_until: Option<Timestamp>,
     /// What its deletion waits for.
     pub ending: Option<Refusal>,
 }
@@ -98,6 +100,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
     let ready = readiness(
         group,
         findings.ending.as_ref(),
+        findings.closed_until,
         &[&handler, &stream, &consumer, &workers],
     );
     let suspended = if group.suspend {
@@ -110,6 +113,14 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
     };
     let consumer_in_step = consumer.status == ConditionStatus::True;
     let numbers = findings.numbers;
+    let concurrency = if consumer_in_step {
+        Some(group.concurrency)
+    } else {
+        before.concurrency
+    };
+    let in_flight = numbers.map(|numbers| numbers.in_flight).or(before.in_flight);
+    let closed = closed_verdict(findings.closed_until);
+    let over_limit = over_limit_verdict(in_flight, concurrency);
     TaskGroupStatus {
         observed_generation: findings.generation,
         conditions: conditions(
@@ -123,6 +134,8 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
                 (ConditionType::ConsumerReady, &consumer),
                 (ConditionType::WorkersReady, &workers),
                 (ConditionType::Suspended, &suspended),
+                (ConditionType::Closed, &closed),
+                (ConditionType::OverLimit, &over_limit),
             ],
         ),
         queue: Some(group.queue.name.clone()),
@@ -132,11 +145,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
         } else {
             before.stream.clone()
         },
-        concurrency: if consumer_in_step {
-            Some(group.concurrency)
-        } else {
-            before.concurrency
-        },
+        concurrency,
         replicas: Some(desired::replicas(group)),
         workers: Some(format!(
             "{}/{}",
@@ -161,7 +170,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
             before.max_inflight
         },
         pending: numbers.map(|numbers| numbers.pending).or(before.pending),
-        in_flight: numbers.map(|numbers| numbers.in_flight).or(before.in_flight),
+        in_flight,
         delayed: numbers.map(|numbers| numbers.delayed).or(before.delayed),
         dead_lettered: numbers.map(|numbers| numbers.dead).or(before.dead_lettered),
     }
@@ -268,6 +277,33 @@ fn rollout_verdict(group: &str, deployment: Option<&Deployment>) -> Verdict {
     Verdict::good("WorkersReady", format!("{ready} of {wanted} workers are ready"))
 }
 
+fn closed_verdict(until: Option<Timestamp>) -> Verdict {
+    match until {
+        Some(until) => Verdict::good("RetryAfter", closed_message(until)),
+        None => Verdict::waits("Open", "the handler asks for no pause"),
+    }
+}
+
+fn closed_message(until: Timestamp) -> String {
+    format!(
+        "the handler answered 429 or 503 with Retry-After: deliveries go on at {until}; to reopen it earlier, set \
+         spec.suspend to true and back"
+    )
+}
+
+fn over_limit_verdict(in_flight: Option<i64>, concurrency: Option<i64>) -> Verdict {
+    match (in_flight, concurrency) {
+        (Some(running), Some(limit)) if running > limit => Verdict::good(
+            "LimitLowered",
+            format!(
+                "{running} tasks run, as the limit was lowered to {limit}: they finish, and nothing new starts until \
+                 fewer than {limit} run"
+            ),
+        ),
+        _ => Verdict::waits("WithinLimit", "no more tasks run than the limit"),
+    }
+}
+
 fn ready_pods(deployment: Option<&Deployment>) -> i32 {
     deployment
         .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
@@ -275,7 +311,12 @@ fn ready_pods(deployment: Option<&Deployment>) -> i32 {
 }
 
 /// `Ready` of the whole: the first part that is not says why; the lasting ones first.
-fn readiness(group: &ValidGroup, ending: Option<&Refusal>, parts: &[&Verdict]) -> Verdict {
+fn readiness(
+    group: &ValidGroup,
+    ending: Option<&Refusal>,
+    closed_until: Option<Timestamp>,
+    parts: &[&Verdict],
+) -> Verdict {
     if let Some(ending) = ending {
         return Verdict::waits(ending.reason, &ending.message);
     }
@@ -291,6 +332,7 @@ fn readiness(group: &ValidGroup, ending: Option<&Refusal>, parts: &[&Verdict]) -
             ..(*worst).clone()
         },
         None if group.suspend => Verdict::good("Suspended", "the pipeline is ready, and suspended"),
+        None if closed_until.is_some() => Verdict::good("Closed", closed_until.map(closed_message).unwrap_or_default()),
         None => Verdict::good(
             "Ready",
             format!(

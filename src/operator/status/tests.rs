@@ -51,6 +51,7 @@ fn judged(handler: HandlerFound, outcome: &Outcome, ready: i32, ending: Option<R
         outcome,
         deployment: Some(&deployment(ready)),
         numbers: None,
+        closed_until: None,
         ending,
     };
     status(&findings, NOW)
@@ -144,6 +145,7 @@ fn the_time_of_a_condition_is_when_its_status_changed() {
             outcome: &done(),
             deployment: Some(&deployment(ready)),
             numbers: None,
+            closed_until: None,
             ending: None,
         };
         status(&findings, LATER)
@@ -165,6 +167,7 @@ fn numbers_stay_until_there_are_new_ones() {
             outcome: &done(),
             deployment: None,
             numbers,
+            closed_until: None,
             ending: None,
         };
         status(&findings, NOW)
@@ -180,6 +183,55 @@ fn numbers_stay_until_there_are_new_ones() {
     assert_eq!(
         (after.pending, after.in_flight, after.dead_lettered),
         (Some(7), Some(4), Some(1))
+    );
+}
+
+#[test]
+fn a_closed_group_is_ready_and_says_until_when_it_is_closed() {
+    let (group, outcome, deployment) = (group(), done(), deployment(1));
+    let told = |closed_until, running| {
+        let findings = Findings {
+            group: &group,
+            generation: Some(3),
+            before: &TaskGroupStatus::default(),
+            handler: HandlerFound::Yes,
+            outcome: &outcome,
+            deployment: Some(&deployment),
+            numbers: Some(Numbers {
+                in_flight: running,
+                ..Numbers::default()
+            }),
+            closed_until,
+            ending: None,
+        };
+        let status = status(&findings, NOW);
+        [ConditionType::Ready, ConditionType::Closed, ConditionType::OverLimit].map(|type_| {
+            let condition = find(&status, type_).unwrap();
+            (
+                format!("{:?} {}", condition.status, condition.reason),
+                condition.message.clone(),
+            )
+        })
+    };
+    let [ready, closed, over_limit] = told(Some(LATER), 4);
+    assert_eq!(
+        [&ready.0, &closed.0, &over_limit.0],
+        ["True Closed", "True RetryAfter", "False WithinLimit"]
+    );
+    assert_eq!(
+        closed.1,
+        "the handler answered 429 or 503 with Retry-After: deliveries go on at 2027-01-15T08:01:00Z; to reopen it \
+         earlier, set spec.suspend to true and back"
+    );
+    let [ready, closed, over_limit] = told(None, 5);
+    assert_eq!(
+        [&ready.0, &closed.0, &over_limit.0],
+        ["True Ready", "False Open", "True LimitLowered"]
+    );
+    assert!(
+        over_limit.1.starts_with("5 tasks run, as the limit was lowered to 4"),
+        "{}",
+        over_limit.1
     );
 }
 
