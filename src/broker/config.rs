@@ -281,20 +281,21 @@ pub enum Pause {
     No,
     /// Until then: a worker closed the group, as its handler asked for it.
     Until(Timestamp),
-    /// Until somebody lets it go on: the group is suspended.
+    /// Until somebody lets it go on, or for longer than any closing: the group is suspended.
     ForEver,
 }
 
 impl ConsumerInfo {
     /// Whether it holds back its deliveries, by the server's clock.
     pub fn pause(&self) -> Pause {
-        /// No closing lasts so long, and no suspension less.
-        const SUSPENDED: Timestamp = Timestamp::constant(7_258_118_400, 0); // the year 2200
+        /// No closing lasts longer: `retry.maxRetryAfter` is a day at most. Longer is a suspension, or made
+        /// by hand.
+        const LONGEST: Duration = Duration::from_secs(25 * 3600);
         if !self.paused {
             return Pause::No;
         }
         match text(&self.config, "pause_until").parse() {
-            Ok(until) if until < SUSPENDED => Pause::Until(until),
+            Ok(until) if Duration::from_nanos(self.pause_remaining) <= LONGEST => Pause::Until(until),
             _ => Pause::ForEver,
         }
     }
@@ -340,15 +341,17 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_closing_is_told_from_a_suspension_by_its_end() {
+    fn a_closing_is_told_from_a_suspension_by_its_length() {
         let end: Timestamp = "2026-11-21T10:00:00.5Z".parse().expect("a time");
-        for (paused, until, pause) in [
-            (false, "2026-11-21T10:00:00.5Z", Pause::No),
-            (true, "2026-11-21T10:00:00.5Z", Pause::Until(end)),
-            (true, FOR_EVER, Pause::ForEver),
-            (true, "", Pause::ForEver),
+        let hours = |hours: u64| hours * 3_600_000_000_000;
+        for (paused, until, remaining, pause) in [
+            (false, "2026-11-21T10:00:00.5Z", 0, Pause::No),
+            (true, "2026-11-21T10:00:00.5Z", hours(24), Pause::Until(end)),
+            (true, "2026-11-21T10:00:00.5Z", hours(26), Pause::ForEver),
+            (true, FOR_EVER, hours(2_000_000), Pause::ForEver),
+            (true, "", 0, Pause::ForEver),
         ] {
-            let info = json!({"config": {"pause_until": until}, "paused": paused});
+            let info = json!({"config": {"pause_until": until}, "paused": paused, "pause_remaining": remaining});
             let info: ConsumerInfo = serde_json::from_value(info).expect("a consumer");
             assert_eq!(info.pause(), pause, "{paused} {until}");
         }

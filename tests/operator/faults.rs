@@ -321,6 +321,24 @@ async fn without_its_crds_or_roles_the_operator_waits_and_says_what_to_install()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_noticed_while_the_shared_streams_can_not_be_made() {
+    let no_room = "accounts { A { users: [{user: a, password: a}], jetstream: {max_streams: 1} } }\nno_auth_user: a";
+    let bed = Bed::with_nats(NatsServer::start_with(no_room).await).await;
+    bed.until("it says why it is not ready", || async {
+        bed.admin("/readyz")?
+            .contains("maximum number of streams")
+            .then_some(())
+    })
+    .await;
+    bed.nats.stop();
+    bed.until("it says that NATS is away", || async {
+        bed.admin("/readyz")?.contains("can't be reached").then_some(())
+    })
+    .await;
+    assert_eq!(bed.metric("taskgroup_operator_nats_up"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_nats_the_operator_waits_and_says_so() {
     let nats = NatsServer::start().await;
     nats.stop();

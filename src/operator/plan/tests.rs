@@ -200,7 +200,10 @@ fn a_plan_is_what_differs() {
 #[test]
 fn suspend_pauses_and_resume_lets_go_on() {
     let mut group = group();
-    let (closing, suspension) = (Some("2026-11-21T10:00:00Z"), Some("2262-01-01T00:00:00Z"));
+    let (closing, suspension) = (
+        Some(("2026-11-21T10:00:00Z", 60)),
+        Some(("2262-01-01T00:00:00Z", 7_000_000_000)),
+    );
     // A closing is left alone; what suspends is only ever the spec.
     for (suspend, pause_until, expected) in [
         (false, None, None),
@@ -216,10 +219,11 @@ fn suspend_pauses_and_resume_lets_go_on() {
             BrokerView::Seen {
                 consumer: Some(info), ..
             },
-            Some(until),
+            Some((until, seconds)),
         ) = (&mut view, pause_until)
         {
             info.paused = true;
+            info.pause_remaining = seconds * 1_000_000_000;
             info.config.insert("pause_until".into(), json!(until));
         }
         let plan = plan(&group, &wanted(&group), &view, &DeploymentView::InStep, "test", false);
