@@ -1,29 +1,31 @@
-//! The worker: runs the tasks of one group, each as a request to its handler.
+//! The worker: runs the tasks of one group, each as a request to its handler, or as a process.
 //!
-//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the handler (`http`), keeps
-//! the `lease` meanwhile and does what `policy` says with the result. `slots` counts what may be asked
+//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the `handler` (`http`, by a `client`,
+//! or `exec`), keeps the `lease` meanwhile and does what `policy` says with the result. `slots` counts what may be asked
 //! for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the handler is there, `drained` is
 //! for the handler's shutdown hook. `slots` and `policy` are pure.
 
 mod backoff;
+mod client;
 mod dead;
 mod drained;
+mod exec;
 mod gate;
 mod handler;
 mod http;
 mod in_hand;
 mod lease;
+mod lines;
 mod metrics;
 mod policy;
 mod pull_loop;
 mod retry_after;
 mod run_task;
 mod slots;
+mod trace;
 mod watch;
 
-use self::{
-    drained::Drained, gate::Gate, handler::Handler, http::HttpHandler, in_hand::InHand, metrics::Metrics, watch::Known,
-};
+use self::{drained::Drained, gate::Gate, handler::Handler, in_hand::InHand, metrics::Metrics, watch::Known};
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
@@ -65,7 +67,7 @@ struct Worker {
 /// Arguments that can't be used.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let queue = queue(&args)?;
-    let handler = HttpHandler::new(&args.handler_url)?;
+    let (handler, gate) = Handler::new(&args.handler)?;
     let broker = Broker::connect(&args.nats, "worker").await?;
 
     let mut registry = Registry::default();
@@ -75,7 +77,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let app = admin::app(readiness.clone(), Arc::new(registry)).merge(drained.page());
     let admin_shutdown = CancellationToken::new();
     let (addr, admin) = admin::start(app, args.serve.admin_addr, admin_shutdown.clone()).await?;
-    tracing::info!(%queue, handler = args.handler_url, admin = %addr, "worker started");
+    tracing::info!(%queue, %handler, admin = %addr, "worker started");
 
     let (known_sender, known) = channel::channel(Known {
         terms: None,
@@ -85,10 +87,10 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         )),
     });
     let worker = Arc::new(Worker {
-        gate: Gate::new(handler.url()),
+        gate,
         queue,
         broker,
-        handler: Handler::Http(Box::new(handler)),
+        handler,
         known,
         look_again: Arc::default(),
         metrics,

@@ -9,6 +9,7 @@ use super::{
     lease,
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
+    trace::Trace,
     watch::Terms,
 };
 use crate::{broker::Delivery, task::is_ours};
@@ -152,13 +153,17 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
     if let Some(death) = policy::already_dead(attempt, max_attempts) {
         return Verdict::Dead(death);
     }
+    let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
+    let trace = Trace::of(&headers);
+    let trace_id = trace.id();
     let begun = Instant::now();
     let result = worker
         .handler
         .run(&Attempt {
             id,
             number: attempt,
-            headers: task.headers().filter(|(name, _)| !is_ours(name)).collect(),
+            headers,
+            trace,
             payload: task.payload(),
             keep: policy::MAX_ERROR,
             terms,
@@ -179,9 +184,10 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
     // What a handler answers is shown only as the reason of a failure, and never in the log.
     let group = terms.settings.group.as_str();
     match &verdict {
-        Verdict::Done => tracing::debug!(call_id = id, group, attempt, ?duration, "done"),
+        Verdict::Done => tracing::debug!(call_id = id, %trace_id, group, attempt, ?duration, "done"),
         Verdict::Retry(_) => tracing::info!(
             call_id = id,
+            %trace_id,
             group,
             attempt,
             max_attempts,
@@ -192,6 +198,7 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
         Verdict::Dead(death) => {
             tracing::info!(
                 call_id = id,
+                %trace_id,
                 group,
                 attempt,
                 max_attempts,

@@ -50,6 +50,9 @@ fn task_group_cases() -> Vec<Case> {
     let task = |task: &str| group(json!({"timeouts": {"task": task}}));
     let ack_wait = |ack_wait: &str| group(json!({"timeouts": {"ackWait": ack_wait}}));
     let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
+    let expire = |expire: &str| group(json!({"timeouts": {"expire": expire}}));
+    let retry = |retry: Value| group(json!({"retry": retry}));
+    let rate = |rate: Value| group(json!({"rateLimit": rate}));
     let env = |variable: Value| group(json!({"env": [{"name": "FINE", "value": ""}, variable]}));
     let secret = json!({"name": "acme", "key": "token"});
     vec![
@@ -89,6 +92,55 @@ fn task_group_cases() -> Vec<Case> {
             message: "timeouts.ackWait is 2s to 1h",
             good: creates([ack_wait("2s"), ack_wait("1h"), ack_wait("60m")]),
             bad: creates([ack_wait("1s999ms"), ack_wait("61m")]),
+        },
+        Case {
+            message: "timeouts.expire is 1s to 720h, or 0s",
+            good: creates([expire("0s"), expire("0h"), expire("1s"), expire("720h")]),
+            bad: creates([expire("1ms"), expire("999ms"), expire("720h1ms")]),
+        },
+        Case {
+            message: "retry.initialDelay is 10ms to 24h",
+            good: creates([
+                retry(json!({"initialDelay": "10ms"})),
+                retry(json!({"initialDelay": "24h", "maxDelay": "24h"})),
+            ]),
+            bad: creates([retry(json!({"initialDelay": "9ms"}))]),
+        },
+        Case {
+            message: "retry.maxDelay is at least retry.initialDelay",
+            good: creates([retry(json!({"maxDelay": "1s"})), retry(json!({"maxDelay": "24h"}))]),
+            bad: creates([
+                retry(json!({"maxDelay": "999ms"})),
+                retry(json!({"initialDelay": "6m"})),
+                retry(json!({"maxDelay": "25h"})),
+            ]),
+        },
+        Case {
+            message: "retry.maxRetryAfter is 1s to 24h",
+            good: creates([
+                retry(json!({"maxRetryAfter": "1s"})),
+                retry(json!({"maxRetryAfter": "24h"})),
+            ]),
+            bad: creates([
+                retry(json!({"maxRetryAfter": "999ms"})),
+                retry(json!({"maxRetryAfter": "25h"})),
+            ]),
+        },
+        Case {
+            message: "rateLimit.per is 1s to 24h",
+            good: creates([rate(json!({"tasks": 1})), rate(json!({"tasks": 1, "per": "24h"}))]),
+            bad: creates([rate(json!({"tasks": 1, "per": "25h"}))]),
+        },
+        Case {
+            message: "rateLimit allows more than 10000 tasks per second",
+            good: creates([
+                rate(json!({"tasks": 10_000})),
+                rate(json!({"tasks": 600_000, "per": "1m"})),
+            ]),
+            bad: creates([
+                rate(json!({"tasks": 10_001})),
+                rate(json!({"tasks": 600_001, "per": "1m"})),
+            ]),
         },
         Case {
             message: "storage.type can't be changed",
@@ -136,23 +188,47 @@ fn task_handler_cases() -> Vec<Case> {
     let handler = |spec: &Value| object("TaskHandler", "default", spec);
     let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
     let upstream = json!({"url": "http://example.com/"});
+    let exec = json!({"command": ["/app/run"]});
+    let key = json!({"name": "ca", "key": "ca.pem"});
+    let upstream_with = |url: &str, ca: Value| handler(&json!({"upstream": {"url": url, "caFrom": ca}}));
     vec![
         Case {
-            message: "exactly one of http and upstream says how to run a task",
+            message: "exactly one of http, exec, upstream and native says how to run a task",
             good: creates([
                 handler(&json!({"http": {}, "template": template})),
+                handler(&json!({"exec": exec, "template": template})),
                 handler(&json!({"upstream": upstream})),
+                handler(&json!({"native": {}, "template": template})),
             ]),
             bad: creates([
                 handler(&json!({})),
                 handler(&json!({"template": template})),
                 handler(&json!({"http": {}, "upstream": upstream, "template": template})),
+                handler(&json!({"exec": exec, "native": {}, "template": template})),
+                handler(&json!({"http": {}, "exec": exec, "upstream": upstream, "template": template})),
             ]),
         },
         Case {
-            message: "http needs template",
+            message: "http, exec and native need template",
             good: creates([handler(&json!({"http": {}, "template": template}))]),
-            bad: creates([handler(&json!({"http": {}}))]),
+            bad: creates([
+                handler(&json!({"http": {}})),
+                handler(&json!({"exec": exec})),
+                handler(&json!({"native": {}})),
+            ]),
+        },
+        Case {
+            message: "upstream.caFrom is for a URL that begins with https://",
+            good: creates([upstream_with("https://a/", json!({"secretKeyRef": key}))]),
+            bad: creates([upstream_with("http://a/", json!({"secretKeyRef": key}))]),
+        },
+        Case {
+            message: "caFrom names exactly one source",
+            good: creates([upstream_with("https://a/", json!({"configMapKeyRef": key}))]),
+            bad: creates([
+                upstream_with("https://a/", json!({})),
+                upstream_with("https://a/", json!({"configMapKeyRef": key, "secretKeyRef": key})),
+            ]),
         },
         Case {
             message: "http.port 9797 is the worker's own port",

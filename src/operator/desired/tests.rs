@@ -1,6 +1,6 @@
 //! What a worker Deployment is made of.
 
-use super::{PodSettings, deployment, grace_period, max_inflight, replicas};
+use super::{PodSettings, deployment, max_inflight, pod::grace_period, replicas};
 use crate::{
     api::{EnvVar, TaskGroup, TaskGroupSpec, TaskHandler},
     operator::validate::{self, ValidGroup, ValidHandler},
