@@ -1,6 +1,7 @@
 //! Connections to a handler that listens for HTTP: kept open between tasks, HTTP/1.1 or HTTP/2, with TLS
 //! by its own CA or a public one.
 
+use super::gate::Absent;
 use crate::cli::HandlerArgs;
 use anyhow::Context;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use std::{
     },
     time::Duration,
 };
+use tower_service::Service;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +50,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 /// The way to one handler.
 pub struct HttpClient {
     url: Uri,
+    connector: HttpsConnector<HttpConnector>,
     lanes: Vec<Lane>,
 }
 
@@ -115,15 +118,25 @@ impl HttpClient {
                 .build(connector.clone()),
             busy: AtomicUsize::new(0),
         };
+        let lanes = (0..LANES).map(|_| lane()).collect();
         Ok(Self {
             url: uri,
-            lanes: (0..LANES).map(|_| lane()).collect(),
+            connector,
+            lanes,
         })
     }
 
     /// Where the handler is.
     pub fn url(&self) -> &Uri {
         &self.url
+    }
+
+    /// For finding out whether the handler is there.
+    pub fn door(&self) -> Door {
+        Door {
+            url: self.url.clone(),
+            connector: self.connector.clone(),
+        }
     }
 
     /// Sends a request.
@@ -178,31 +191,60 @@ fn certificates(file: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// The error at the root, as "connection refused" says more than "client error (Connect)"; with what to do
-/// where it is about certificates.
-pub fn innermost(error: &(dyn error::Error + 'static)) -> String {
-    let mut root = error;
-    let mut certificate = is_about_certificates(root);
-    while let Some(source) = root.source() {
-        root = source;
-        certificate |= is_about_certificates(root);
+/// Connects to a handler and does no more: to find out whether it is there.
+pub struct Door {
+    url: Uri,
+    connector: HttpsConnector<HttpConnector>,
+}
+
+impl Door {
+    /// Whether it takes a connection and, with TLS, has the right certificate.
+    pub async fn knock(&self) -> Result<(), Absent> {
+        // No need to ask for its readiness: it has no limit of its own.
+        match self.connector.clone().call(self.url.clone()).await {
+            Ok(_) => Ok(()),
+            Err(error) if certificate_error(error.as_ref()).is_some() => Err(Absent::Wrong(innermost(error.as_ref()))),
+            Err(error) => Err(Absent::NotYet(innermost(error.as_ref()))),
+        }
     }
-    if certificate {
-        format!(
-            "{root}: the handler's certificate must be for the host in its URL and by a public CA, or by the one in \
-             spec.upstream.caFrom of the TaskHandler (--handler-ca)"
-        )
-    } else {
-        root.to_string()
+
+    /// Host and port, for people.
+    pub fn place(&self) -> String {
+        let default = if self.url.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let port = self.url.port_u16().unwrap_or(default);
+        format!("{}:{port}", self.url.host().unwrap_or_default())
     }
 }
 
-fn is_about_certificates(error: &(dyn error::Error + 'static)) -> bool {
+/// The error at the root, as "connection refused" says more than "client error (Connect)"; with what to do
+/// where it is about certificates.
+pub fn innermost(error: &(dyn error::Error + 'static)) -> String {
+    if let Some(error) = certificate_error(error) {
+        return format!(
+            "{error}: the handler's certificate must be for the host in its URL, and by a public CA or by the one in \
+             spec.upstream.caFrom of the TaskHandler (--handler-ca)"
+        );
+    }
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string()
+}
+
+/// What is wrong with the handler's certificate, if that is the error.
+fn certificate_error<'a>(error: &'a (dyn error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return Some(error);
+    }
     // An io::Error does not name what it wraps as its source.
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let tls = match wrapped {
-        Some(wrapped) => wrapped.downcast_ref::<rustls::Error>(),
-        None => error.downcast_ref::<rustls::Error>(),
-    };
-    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    match wrapped {
+        Some(wrapped) => certificate_error(wrapped),
+        None => certificate_error(error.source()?),
+    }
 }

@@ -68,10 +68,9 @@ impl ExecHandler {
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
             return AttemptResult::NoConnection("its output can't be read".to_owned());
         };
-        let session = process.id();
         let ended = ended(&mut process, stdout, stderr, attempt);
         match time::timeout(attempt.terms.settings.task_timeout(), ended).await {
-            Ok(Ok((status, output, errors))) => judge(status, output, errors, session),
+            Ok(Ok((status, output, errors))) => judge(status, output, errors),
             Ok(Err(error)) => AttemptResult::Broken(error.to_string()),
             Err(_) => {
                 // What read its output is dropped, and nobody reads any more: so it ends now. The slot is
@@ -157,7 +156,15 @@ async fn ended(
     stderr: ChildStderr,
     attempt: &Attempt<'_>,
 ) -> io::Result<(ExitStatus, Output, String)> {
-    let wait = async { process.wait().await };
+    let session = process.id();
+    let wait = async {
+        let status = process.wait().await?;
+        if status.signal().is_some() {
+            // Somebody killed the keeper; what it was there for is now ours to do.
+            kill_session(session);
+        }
+        Ok(status)
+    };
     let (status, output, errors) = tokio::try_join!(wait, beginning(stdout, attempt.keep), log(stderr, attempt))?;
     Ok((status, output, errors))
 }
@@ -198,15 +205,16 @@ async fn log(mut stderr: impl AsyncRead + Unpin, attempt: &Attempt<'_>) -> io::R
     }
 }
 
-fn judge(status: ExitStatus, output: Output, errors: String, session: Option<u32>) -> AttemptResult {
+fn kill_session(session: Option<u32>) {
+    let session = session.and_then(|session| i32::try_from(session).ok());
+    processes::all()
+        .filter(|process| Some(process.session) == session)
+        .for_each(|process| process.kill());
+}
+
+fn judge(status: ExitStatus, output: Output, errors: String) -> AttemptResult {
     if status.signal() == Some(keep::NOT_STARTED.as_raw()) {
         return AttemptResult::NoConnection(errors);
-    }
-    if let (Some(_), Some(session)) = (status.signal(), session) {
-        // Somebody killed the keeper; what it was there for is now ours to do.
-        processes::all()
-            .filter(|process| u32::try_from(process.session).is_ok_and(|other| other == session))
-            .for_each(|process| process.kill());
     }
     AttemptResult::Exited {
         code: status

@@ -1,10 +1,9 @@
 //! Whether the handler is there. While it is not (its container still starts, or crashed; its program is
 //! missing), no tasks are asked for: none shall use up an attempt on a handler that is not there.
 
-use super::{backoff::Backoff, exec};
-use http::Uri;
+use super::{backoff::Backoff, client::Door, exec};
 use std::{fmt, time::Duration};
-use tokio::{net::TcpStream, sync::watch, time};
+use tokio::{sync::watch, time};
 
 /// How long one try to connect may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,21 +17,25 @@ pub struct Gate {
 /// What is behind the gate.
 enum Behind {
     /// A server, which has to take connections.
-    Server { host: String, port: u16 },
+    Server(Door),
     /// A program, which has to be a file that can be run.
     Program(String),
 }
 
+/// Why a handler is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It may come by itself.
+    NotYet(String),
+    /// It is not what it should be, and somebody has to see to it.
+    Wrong(String),
+}
+
 impl Gate {
-    /// The gate of the handler at `url`, which has a host.
-    pub fn of_server(url: &Uri) -> Self {
-        let port = url
-            .port_u16()
-            .unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-        // A literal IPv6 address has brackets in a URL, and none elsewhere.
-        let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let reason = format!("waiting for the handler to take connections on {host}:{port}");
-        Self::new(Behind::Server { host, port }, reason)
+    /// The gate of a handler that listens for HTTP.
+    pub fn of_server(door: Door) -> Self {
+        let reason = format!("waiting for the handler to take connections on {}", door.place());
+        Self::new(Behind::Server(door), reason)
     }
 
     /// The gate of a program that is started for each task.
@@ -70,55 +73,44 @@ impl Gate {
             if closed.wait_for(Option::is_some).await.is_err() {
                 return;
             }
-            match self.behind.try_it().await {
+            match self.behind.look().await {
                 Ok(()) => {
                     backoff.reset();
                     self.closed.send_replace(None);
                 }
-                Err(why) => {
-                    match self.behind {
-                        Behind::Server { .. } => tracing::debug!(why, "the handler takes no connections yet"),
-                        Behind::Program(_) => tracing::debug!(why, "the handler's program is not there yet"),
-                    }
-                    self.behind.wait(&self.closed, &why);
-                }
+                Err(Absent::NotYet(why)) => tracing::debug!(why, "the handler takes no connections yet"),
+                Err(Absent::Wrong(why)) => self.say(self.behind.gone(&why)),
             }
             // Also after a success: a handler that goes up and down is not asked in a tight loop.
             time::sleep(backoff.next()).await;
         }
     }
+
+    /// Stays closed, and says why; only what is new, as whoever waits for a change logs it.
+    fn say(&self, reason: String) {
+        let reason = Some(reason);
+        self.closed.send_if_modified(|closed| {
+            let new = *closed != reason;
+            *closed = reason;
+            new
+        });
+    }
 }
 
 impl Behind {
-    /// Whether it is there, and if not, why.
-    async fn try_it(&self) -> Result<(), String> {
+    /// Whether it is there.
+    async fn look(&self) -> Result<(), Absent> {
         match self {
-            Self::Server { host, port } => {
-                match time::timeout(PATIENCE, TcpStream::connect((host.as_str(), *port))).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err("no answer".to_owned()),
-                }
-            }
-            Self::Program(program) => exec::find(program).map(drop),
-        }
-    }
-
-    /// Says why the gate stays closed, where that says more than that a container still starts.
-    fn wait(&self, closed: &watch::Sender<Option<String>>, why: &str) {
-        if let Self::Program(_) = self {
-            let reason = Some(self.gone(why));
-            closed.send_if_modified(|closed| {
-                let new = *closed != reason;
-                closed.clone_from(&reason);
-                new
-            });
+            Self::Server(door) => time::timeout(PATIENCE, door.knock())
+                .await
+                .unwrap_or_else(|_| Err(Absent::NotYet("no answer".to_owned()))),
+            Self::Program(program) => exec::find(program).map(drop).map_err(Absent::Wrong),
         }
     }
 
     fn gone(&self, why: &str) -> String {
         match self {
-            Self::Server { .. } => format!("{self} takes no connections ({why}): look at the handler's log"),
+            Self::Server(_) => format!("{self} takes no connections ({why}): look at the handler's log"),
             Self::Program(_) => format!(
                 "{self} can't be started ({why}): look at spec.exec.command of the TaskHandler, and at the image of its \
                  container handler"
@@ -130,7 +122,7 @@ impl Behind {
 impl fmt::Display for Behind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Server { host, port } => write!(f, "the handler on {host}:{port}"),
+            Self::Server(door) => write!(f, "the handler on {}", door.place()),
             Self::Program(program) => write!(f, "the handler's program {program}"),
         }
     }

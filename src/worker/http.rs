@@ -53,7 +53,7 @@ impl HttpHandler {
 
     /// Opens when the handler takes connections.
     pub fn gate(&self) -> Gate {
-        Gate::of_server(self.0.url())
+        Gate::of_server(self.0.door())
     }
 
     /// Makes one attempt; when this future is dropped, the request is aborted.
