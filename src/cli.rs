@@ -159,7 +159,7 @@ pub struct HandlerArgs {
     /// CA certificates (PEM) that an https handler must be certified by, in place of the system's.
     #[arg(long, env = "HANDLER_CA", value_name = "FILE", conflicts_with = "handler_exec")]
     pub handler_ca: Option<PathBuf>,
-    /// Program to start for each task, with its arguments, as a JSON array: '["/app/run", "--fast"]'.
+    /// Program to start for each task, with its arguments, as a JSON array of texts.
     #[arg(long, env = "HANDLER_EXEC", value_name = "JSON")]
     pub handler_exec: Option<CommandLine>,
 }

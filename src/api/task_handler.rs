@@ -18,6 +18,7 @@ pub const WORKER_ADMIN_PORT: u16 = 9797;
 /// each (`exec`), by a service that runs already (`upstream`), or by a container that takes them from
 /// JetStream itself (`native`). Every TaskGroup of the namespace that names it uses it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[allow(clippy::duplicated_attributes, reason = "columns have types, also the same")]
 #[kube(
     group = "taskgroup.io",
     version = "v1alpha1",

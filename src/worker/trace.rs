@@ -12,7 +12,7 @@ pub const TRACESTATE: &str = "tracestate";
 /// The place of one attempt in a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
-    trace: Id<16>,
+    id: Id<16>,
     step: Id<8>,
     flags: u8,
     state: Option<String>,
@@ -31,8 +31,8 @@ impl Trace {
     /// `begun` is the trace's id where the task brings none, `step` this attempt's.
     fn with_ids(headers: &[(&str, &str)], begun: Id<16>, step: Id<8>) -> Self {
         match parent(headers) {
-            Some((trace, flags)) => Self {
-                trace,
+            Some((id, flags)) => Self {
+                id,
                 step,
                 flags,
                 state: state(headers),
@@ -40,7 +40,7 @@ impl Trace {
             // Not sampled: that bit says that somebody recorded a step, and we record none. A state
             // belongs to the parent that it came with.
             None => Self {
-                trace: begun,
+                id: begun,
                 step,
                 flags: 0,
                 state: None,
@@ -50,12 +50,12 @@ impl Trace {
 
     /// The trace's id, 32 hexadecimal digits.
     pub fn id(&self) -> Id<16> {
-        self.trace
+        self.id
     }
 
     /// The value of [`TRACEPARENT`] for the handler.
     pub fn parent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace, self.step, self.flags)
+        format!("00-{}-{}-{:02x}", self.id, self.step, self.flags)
     }
 
     /// The value of [`TRACESTATE`] for the handler.

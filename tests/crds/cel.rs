@@ -50,9 +50,6 @@ fn task_group_cases() -> Vec<Case> {
     let task = |task: &str| group(json!({"timeouts": {"task": task}}));
     let ack_wait = |ack_wait: &str| group(json!({"timeouts": {"ackWait": ack_wait}}));
     let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
-    let expire = |expire: &str| group(json!({"timeouts": {"expire": expire}}));
-    let retry = |retry: Value| group(json!({"retry": retry}));
-    let rate = |rate: Value| group(json!({"rateLimit": rate}));
     let env = |variable: Value| group(json!({"env": [{"name": "FINE", "value": ""}, variable]}));
     let secret = json!({"name": "acme", "key": "token"});
     vec![
@@ -93,6 +90,54 @@ fn task_group_cases() -> Vec<Case> {
             good: creates([ack_wait("2s"), ack_wait("1h"), ack_wait("60m")]),
             bad: creates([ack_wait("1s999ms"), ack_wait("61m")]),
         },
+        Case {
+            message: "storage.type can't be changed",
+            good: updates([
+                (storage("Memory"), storage("Memory")),
+                (group(json!({})), storage("File")),
+            ]),
+            bad: updates([
+                (storage("Memory"), storage("File")),
+                (group(json!({})), storage("Memory")),
+                (storage("Memory"), group(json!({}))),
+            ]),
+        },
+        Case {
+            message: "storage.duplicateWindow is 100ms to 24h",
+            good: creates([window("100ms"), window("24h")]),
+            bad: creates([window("99ms"), window("24h1s")]),
+        },
+        Case {
+            message: "an environment variable has either value or valueFrom",
+            good: creates([
+                env(json!({"name": "A"})),
+                env(json!({"name": "A", "value": "x"})),
+                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret}})),
+            ]),
+            bad: creates([env(
+                json!({"name": "A", "value": "", "valueFrom": {"secretKeyRef": secret}}),
+            )]),
+        },
+        Case {
+            message: "valueFrom names exactly one source",
+            good: creates([
+                env(json!({"name": "A", "valueFrom": {"configMapKeyRef": secret}})),
+                env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})),
+            ]),
+            bad: creates([
+                env(json!({"name": "A", "valueFrom": {}})),
+                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret, "configMapKeyRef": secret}})),
+            ]),
+        },
+    ]
+}
+
+/// What the workers of a group keep to.
+fn pace_cases() -> Vec<Case> {
+    let expire = |expire: &str| group(json!({"timeouts": {"expire": expire}}));
+    let retry = |retry: Value| group(json!({"retry": retry}));
+    let rate = |rate: Value| group(json!({"rateLimit": rate}));
+    vec![
         Case {
             message: "timeouts.expire is 1s to 720h, or 0s",
             good: creates([expire("0s"), expire("0h"), expire("1s"), expire("720h")]),
@@ -142,46 +187,13 @@ fn task_group_cases() -> Vec<Case> {
                 rate(json!({"tasks": 600_001, "per": "1m"})),
             ]),
         },
-        Case {
-            message: "storage.type can't be changed",
-            good: updates([
-                (storage("Memory"), storage("Memory")),
-                (group(json!({})), storage("File")),
-            ]),
-            bad: updates([
-                (storage("Memory"), storage("File")),
-                (group(json!({})), storage("Memory")),
-                (storage("Memory"), group(json!({}))),
-            ]),
-        },
-        Case {
-            message: "storage.duplicateWindow is 100ms to 24h",
-            good: creates([window("100ms"), window("24h")]),
-            bad: creates([window("99ms"), window("24h1s")]),
-        },
-        Case {
-            message: "an environment variable has either value or valueFrom",
-            good: creates([
-                env(json!({"name": "A"})),
-                env(json!({"name": "A", "value": "x"})),
-                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret}})),
-            ]),
-            bad: creates([env(
-                json!({"name": "A", "value": "", "valueFrom": {"secretKeyRef": secret}}),
-            )]),
-        },
-        Case {
-            message: "valueFrom names exactly one source",
-            good: creates([
-                env(json!({"name": "A", "valueFrom": {"configMapKeyRef": secret}})),
-                env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})),
-            ]),
-            bad: creates([
-                env(json!({"name": "A", "valueFrom": {}})),
-                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret, "configMapKeyRef": secret}})),
-            ]),
-        },
     ]
+}
+
+/// All of them.
+fn cases() -> Vec<Case> {
+    let cases = [task_group_cases(), pace_cases(), task_handler_cases()];
+    cases.into_iter().flatten().collect()
 }
 
 fn task_handler_cases() -> Vec<Case> {
@@ -241,7 +253,7 @@ fn task_handler_cases() -> Vec<Case> {
 #[test]
 fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
     let mut problems = Vec::new();
-    for case in task_group_cases().into_iter().chain(task_handler_cases()) {
+    for case in cases() {
         for (old, new) in &case.good {
             let messages = refused(new, old.as_ref());
             if !messages.is_empty() {
@@ -263,7 +275,7 @@ fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
 
 #[test]
 fn no_rule_is_without_a_case() {
-    let cases: Vec<Case> = task_group_cases().into_iter().chain(task_handler_cases()).collect();
+    let cases = cases();
     let mut rules = BTreeSet::new();
     for (_, root) in roots() {
         collect_messages(&root, &mut rules);

@@ -64,12 +64,12 @@ fn runs(pid: u32) -> bool {
 }
 
 /// A script that leaves its number, its child's, and that of a daemon in a session of its own, and stays.
-const FAMILY: &str = r#"
+const FAMILY: &str = r"
 echo $$ > $1/parent
 sleep 1000 & echo $! > $1/child
 setsid sh -c 'echo $$ > '$1'/daemon; exec sleep 1000' &
 wait
-"#;
+";
 
 /// Waits for the three of [`FAMILY`].
 async fn family(shell: &Shell) -> [u32; 3] {

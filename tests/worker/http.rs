@@ -58,12 +58,12 @@ struct App {
 struct Server {
     addr: SocketAddr,
     seen: Arc<Seen>,
-    server: JoinHandle<()>,
+    serving: JoinHandle<()>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.server.abort();
+        self.serving.abort();
     }
 }
 
@@ -87,13 +87,13 @@ impl Server {
         };
         let router = Router::new().fallback(take).with_state(app);
         let books = seen.clone();
-        let server = tokio::spawn(async move {
+        let serving = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
                 tokio::spawn(connection(stream, tls.clone(), speaks, router.clone(), books.clone()));
             }
         });
-        Self { addr, seen, server }
+        Self { addr, seen, serving }
     }
 
     fn url(&self, scheme: &str) -> String {

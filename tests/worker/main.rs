@@ -15,6 +15,7 @@ mod exec;
 mod faults;
 mod handler;
 mod http;
+mod native;
 mod outcomes;
 mod process;
 mod shutdown;
