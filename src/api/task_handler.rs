@@ -114,8 +114,8 @@ pub struct UpstreamHandler {
     /// with `https://`, the service chooses.
     #[serde(default, skip_serializing_if = "is_false")]
     pub http2: bool,
-    /// The CA certificates, as PEM, that an `https://` service must be certified by, in place of the public
-    /// ones. Read when a worker starts.
+    /// The CA certificates, as PEM, that an `https://` service must be certified by. Read when a worker
+    /// starts. Without it, those in `/etc/ssl` of the worker's container, of which our image has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_from: Option<CaSource>,
 }

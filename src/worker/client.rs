@@ -170,7 +170,8 @@ fn tls(secure: bool, ca: Option<&Path>) -> anyhow::Result<ClientConfig> {
         Some(file) => config.with_root_certificates(certificates(file)?),
         None if secure => config.with_native_roots().context(
             "--handler-url: https needs the CA certificates of the system, and there are none; \
-             name a file with the handler's CA in --handler-ca (spec.upstream.caFrom of the TaskHandler)",
+             name the file with the handler's CA, or with all public ones, in --handler-ca (spec.upstream.caFrom of the \
+             TaskHandler)",
         )?,
         None => config.with_root_certificates(RootCertStore::empty()),
     };
