@@ -1,8 +1,8 @@
 //! The arguments of every subcommand. Each is also an environment variable.
 
 use crate::{telemetry::LogFormat, worker::is_callback_rule};
-use clap::{Args, Parser, Subcommand};
-use std::{net::SocketAddr, path::PathBuf};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr};
 
 /// Every group of tasks its own pipeline, at exactly its own limit.
 #[derive(Debug, Parser)]
@@ -11,6 +11,20 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line, and the environment for what that leaves out; ends the process with a
+    /// message where they make no sense.
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        // Clap reads the environment before it reads the command line.
+        if std::env::args_os().skip(1).take(2).any(|arg| arg == "--no-env") {
+            command = command.mut_subcommands(|subcommand| subcommand.mut_args(|arg| arg.env(Resettable::Reset)));
+        }
+        let matches = command.get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// What the binary can do.
@@ -24,6 +38,15 @@ pub enum Command {
         after_help = "Example:\n  taskgroup worker --namespace crawl --queue acme --handler-url http://127.0.0.1:8080/"
     )]
     Worker(WorkerArgs),
+    /// Copy this program to a directory. The operator starts this in pods with an image that lacks it.
+    #[command(after_help = "Example:\n  taskgroup install --to /taskgroup")]
+    Install(InstallArgs),
+    /// Run one program with all its children, and end them with the worker that started this.
+    #[command(
+        hide = true,
+        after_help = "Example:\n  taskgroup keep --limit-ms 30000 --frozen-ms 10000 -- /app/run --fast < task"
+    )]
+    Keep(KeepArgs),
     /// Write the CustomResourceDefinitions as YAML.
     #[command(after_help = "Examples:\n  taskgroup crds | kubectl apply -f -\n  taskgroup crds --dir crds")]
     Crds(CrdsArgs),
@@ -116,9 +139,66 @@ pub struct WorkerArgs {
     /// Queue of the group.
     #[arg(long, env = "TASKGROUP_QUEUE")]
     pub queue: String,
-    /// Where tasks are POSTed to.
-    #[arg(long, env = "HANDLER_URL", value_name = "URL")]
-    pub handler_url: String,
+    /// What runs the tasks.
+    #[command(flatten)]
+    pub handler: HandlerArgs,
+    /// Take no argument from the environment, which is then the handler's alone.
+    #[arg(long)]
+    pub no_env: bool,
+}
+
+/// What runs the tasks: a URL or a program.
+#[derive(Args, Clone, Debug, Default)]
+pub struct HandlerArgs {
+    /// Where tasks are POSTed to. Either this or --handler-exec is needed.
+    #[arg(long, env = "HANDLER_URL", value_name = "URL", conflicts_with = "handler_exec")]
+    pub handler_url: Option<String>,
+    /// Speak HTTP/2 to the handler, and nothing else.
+    #[arg(long, env = "HANDLER_HTTP2", conflicts_with = "handler_exec")]
+    pub handler_http2: bool,
+    /// CA certificates (PEM) that an https handler must be certified by, in place of the system's.
+    #[arg(long, env = "HANDLER_CA", value_name = "FILE", conflicts_with = "handler_exec")]
+    pub handler_ca: Option<PathBuf>,
+    /// Program to start for each task, with its arguments, as a JSON array of texts.
+    #[arg(long, env = "HANDLER_EXEC", value_name = "JSON")]
+    pub handler_exec: Option<CommandLine>,
+}
+
+/// A program and its arguments. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine(pub Vec<String>);
+
+impl FromStr for CommandLine {
+    type Err = String;
+
+    fn from_str(json: &str) -> Result<Self, String> {
+        match serde_json::from_str::<Vec<String>>(json) {
+            Ok(command) if command.first().is_some_and(|program| !program.is_empty()) => Ok(Self(command)),
+            _ => Err(r#"write a program and its arguments as JSON, for example ["/app/run", "--fast"]"#.to_owned()),
+        }
+    }
+}
+
+/// Arguments of `taskgroup install`.
+#[derive(Args, Clone, Debug)]
+pub struct InstallArgs {
+    /// Directory, which exists; the program is `taskgroup` in it.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+}
+
+/// Arguments of `taskgroup keep`.
+#[derive(Args, Clone, Debug)]
+pub struct KeepArgs {
+    /// Milliseconds after which the program is ended, should the worker not see to it.
+    #[arg(long)]
+    pub limit_ms: u64,
+    /// Milliseconds after which it is ended when the worker is stopped (SIGSTOP) for so long.
+    #[arg(long)]
+    pub frozen_ms: u64,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
 }
 
 /// Arguments of `taskgroup crds`.
@@ -140,7 +220,6 @@ fn callback_rule(rule: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -1,16 +1,15 @@
 //! `taskgroup`: parse the arguments, start logging, hand over.
 
-use clap::Parser;
 use std::process::ExitCode;
 use taskgroup::{
     cli::{Cli, Command},
-    crds, operator, telemetry, worker,
+    crds, install, keep, operator, telemetry, worker,
 };
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::read()) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("taskgroup: {error:#}");
             ExitCode::FAILURE
@@ -18,18 +17,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Operator(args) => {
             telemetry::init(args.serve.log_format, &args.serve.log)?;
-            block_on(|shutdown| operator::run(args, shutdown))
+            block_on(|shutdown| operator::run(args, shutdown))?;
         }
         Command::Worker(args) => {
             telemetry::init(args.serve.log_format, &args.serve.log)?;
-            block_on(|shutdown| worker::run(args, shutdown))
+            block_on(|shutdown| worker::run(args, shutdown))?;
         }
-        Command::Crds(args) => crds::write(&args),
+        Command::Install(args) => install::run(&args)?,
+        Command::Keep(args) => return keep::run(&args),
+        Command::Crds(args) => crds::write(&args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs `serve` until it ends; the token tells it when the process is asked to stop.

@@ -71,6 +71,31 @@ impl Samples {
             .expect("kubectl succeeds")
     }
 
+    /// Gives the handler of all groups another way to run a task, and waits until a group's pods have it.
+    /// `mark` is where kubectl finds something in the Deployment that only the new way has.
+    async fn run_by(&self, spec: &str, group: &str, mark: &str) {
+        self.kubectl(&format!(
+            "patch taskhandler default --type=merge -p '{{\"spec\":{spec}}}'"
+        ));
+        until("the Deployment follows its handler", LIMIT, async || {
+            let path = format!("jsonpath={{.spec.template.spec.{mark}}}");
+            let found = self.quietly(&format!("get deployment {group}-workers -o {path}"))?;
+            Ok((!found.is_empty()).then_some(()))
+        })
+        .await
+        .expect("the operator applies it");
+        self.kubectl(&format!("rollout status deployment/{group}-workers --timeout=120s"));
+        until("the old pod gone", LIMIT, async || {
+            Ok((self.pods_of(group).len() == 1).then_some(()))
+        })
+        .await
+        .expect("the old pod ends");
+    }
+
+    fn quietly(&self, command: &str) -> anyhow::Result<String> {
+        self.cluster.quietly(&format!("-n {} {command}", self.namespace))
+    }
+
     fn wait_until_ready(&self) {
         self.kubectl("wait --for=condition=Ready taskgroup --all --timeout=120s");
     }
@@ -254,6 +279,126 @@ async fn a_rolling_update_of_a_busy_group_loses_no_task_and_breaks_no_limit() {
     let events = samples.events().expect("the recorder answers");
     let cut: Vec<_> = events.iter().filter(|event| event.kind == Kind::Cut).collect();
     assert!(cut.is_empty(), "the old pod finishes what it runs: {cut:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_in_an_image_without_the_worker_runs_each_task_as_a_process() {
+    let Some(samples) = Samples::in_namespace("e2e-exec").await else {
+        return;
+    };
+    // The image of the handler holds one program and nothing else.
+    samples
+        .run_by(
+            r#"{"http":null,"exec":{"command":["/app","task"]}}"#,
+            "a",
+            "initContainers[0].name",
+        )
+        .await;
+    let ids = samples.publish("a", 12).await;
+    let tally = samples.all_done("a", &ids).await;
+    assert_eq!((tally.most, &tally.done), (2, &ids));
+    let pod = samples.pods_of("a").pop_first().expect("the group has a pod");
+    let containers = samples.kubectl(&format!("get pod {pod} -o jsonpath={{.spec.containers[*].name}}"));
+    assert_eq!(containers, "handler", "the worker is in the user's container");
+
+    // Its exit code is its word: with 1 it is tried again, and with 65 never.
+    let failing = ["fail-065-a", "fail-001-b"];
+    samples.patch("a", r#"{"retry":{"maxAttempts":2,"maxDelay":"1s"}}"#);
+    samples.wait_until_ready();
+    for id in failing {
+        install::publish(&samples.broker, samples.namespace, "a", id)
+            .await
+            .expect("the queue takes the task");
+    }
+    let attempts = |events: &[records::Event], id: &str| {
+        let ends = events
+            .iter()
+            .filter(|event| event.task == id && event.kind == Kind::End);
+        ends.count()
+    };
+    until("both are dead", LIMIT, async || {
+        let dead = samples.quietly("get taskgroup a -o jsonpath={.status.deadLettered}")?;
+        Ok((dead == "2").then_some(()))
+    })
+    .await
+    .expect("both become dead letters");
+    let events = samples.events().expect("the recorder answers");
+    assert_eq!(failing.map(|id| attempts(&events, id)), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_processes_of_a_worker_that_is_killed_die_with_it() {
+    let Some(samples) = Samples::in_namespace("e2e-exec-crash").await else {
+        return;
+    };
+    let kind = fs::read_to_string(cluster::root().join("target/cluster/kind-of-cluster")).unwrap_or_default();
+    if kind.trim() == "existing" {
+        println!("SKIPPED: a container in a cluster of your own can't be killed from here");
+        return;
+    }
+    samples
+        .run_by(
+            r#"{"http":null,"exec":{"command":["/app","task"]}}"#,
+            "a",
+            "initContainers[0].name",
+        )
+        .await;
+    samples.patch("a", r#"{"timeouts":{"ackWait":"4s"}}"#);
+    samples.wait_until_ready();
+    let ids = samples.publish("a", 10).await;
+    samples
+        .tally_where("a", "two tasks running", |tally| {
+            tally.running == 2 && tally.done.len() >= 2
+        })
+        .await;
+    let pod = samples.pods_of("a").pop_first().expect("the group has a pod");
+    let killed = Command::new(cluster::root().join("tests/cluster/kill"))
+        .args([samples.namespace, &pod, "handler"])
+        .status()
+        .expect("the script runs");
+    assert!(killed.success(), "the worker is killed");
+    samples
+        .tally_where("a", "all tasks done", |tally| tally.done.is_superset(&ids))
+        .await;
+    let events = samples.events().expect("the recorder answers");
+    assert!(events.iter().any(|event| event.attempt > 1), "some ran again");
+    for id in &ids {
+        let ends = events
+            .iter()
+            .filter(|event| event.task == *id && event.kind == Kind::End);
+        assert_eq!(
+            ends.count(),
+            1,
+            "{id}: the first run of it did not go on without its worker"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_speaks_jetstream_itself_keeps_to_the_groups_limit() {
+    let Some(samples) = Samples::in_namespace("e2e-native").await else {
+        return;
+    };
+    let container = r#"{"name":"handler","image":"localhost/taskgroup-native:dev","env":[{"name":"TASK_TIME","value":"1s"},{"name":"RECORDER_URL","value":"http://recorder/events"}]}"#;
+    let spec = format!(r#"{{"http":null,"native":{{}},"template":{{"spec":{{"containers":[{container}]}}}}}}"#);
+    let mark = r#"containers[0].env[?(@.name=="MAX_INFLIGHT")].value"#;
+    samples.run_by(&spec, "a", mark).await;
+    let pods = samples.pods_of("a");
+    let ids = samples.publish("a", 10).await;
+    let tally = samples.all_done("a", &ids).await;
+    assert_eq!((tally.most, &tally.done), (2, &ids));
+
+    samples.patch("a", r#"{"concurrency":4}"#);
+    samples.wait_until_ready();
+    let ids: BTreeSet<_> = (0..16).map(|number| format!("a-more-{number}")).collect();
+    for id in &ids {
+        install::publish(&samples.broker, samples.namespace, "a", id)
+            .await
+            .expect("the queue takes the task");
+    }
+    let tally = samples.all_done("a", &ids).await;
+    assert_eq!(tally.most, 4, "the new limit is reached");
+    assert!(samples.pods_of("a").is_subset(&pods), "and no pod was restarted for it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 //! `POST /events` takes one event as JSON; `GET /events` gives all of them, a line each, in the order
 //! they came in.
 
+pub mod client;
+
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use std::sync::{Arc, Mutex, PoisonError};
 

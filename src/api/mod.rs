@@ -16,8 +16,8 @@ pub use task_group::{
     TaskGroupStatus, Timeouts, Workers, limits,
 };
 pub use task_handler::{
-    HANDLER_CONTAINER, HttpHandler, PodTemplate, TaskHandler, TaskHandlerSpec, UpstreamHandler, WORKER_ADMIN_PORT,
-    WORKER_CONTAINER,
+    CaSource, ExecHandler, HANDLER_CONTAINER, HttpHandler, KeyRef, NativeHandler, PodTemplate, TaskHandler,
+    TaskHandlerSpec, UpstreamHandler, WORKER_ADMIN_PORT, WORKER_CONTAINER,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -1,44 +1,61 @@
-//! Whether the handler takes connections. While it does not (its container still starts, or crashed),
-//! no tasks are asked for: none shall use up an attempt on a handler that is not there.
+//! Whether the handler is there. While it is not (its container still starts, or crashed; its program is
+//! missing), no tasks are asked for: none shall use up an attempt on a handler that is not there.
 
-use super::backoff::Backoff;
-use http::Uri;
-use std::time::Duration;
-use tokio::{net::TcpStream, sync::watch, time};
+use super::{backoff::Backoff, client::Door, exec};
+use std::{fmt, time::Duration};
+use tokio::{sync::watch, time};
 
 /// How long one try to connect may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether the handler takes connections. Closed at first.
+/// Whether the handler is there. Closed at first.
 pub struct Gate {
-    host: String,
-    port: u16,
+    behind: Behind,
     closed: watch::Sender<Option<String>>,
 }
 
+/// What is behind the gate.
+enum Behind {
+    /// A server, which has to take connections.
+    Server(Door),
+    /// A program, which has to be a file that can be run.
+    Program(String),
+    /// A function of this process, which is always there.
+    Function,
+}
+
+/// Why a handler is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It may come by itself.
+    NotYet(String),
+    /// It is not what it should be, and somebody has to see to it.
+    Wrong(String),
+}
+
 impl Gate {
-    /// The gate of the handler at `url`, which has a host.
-    pub fn new(url: &Uri) -> Self {
-        let port = url
-            .port_u16()
-            .unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-        // A literal IPv6 address has brackets in a URL, and none elsewhere.
-        let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let reason = format!("waiting for the handler to take connections on {host}:{port}");
-        Self {
-            host,
-            port,
-            closed: watch::Sender::new(Some(reason)),
-        }
+    /// The gate of a handler that listens for HTTP.
+    pub fn of_server(door: Door) -> Self {
+        let reason = format!("waiting for the handler to take connections on {}", door.place());
+        Self::new(Behind::Server(door), reason)
     }
 
-    /// One that stays open: for a handler without an address, which is always there.
+    /// The gate of a program that is started for each task.
+    pub fn of_program(program: &str) -> Self {
+        let reason = format!("looking for the handler's program {program}");
+        Self::new(Behind::Program(program.to_owned()), reason)
+    }
+
+    fn new(behind: Behind, reason: String) -> Self {
+        let closed = watch::Sender::new(Some(reason));
+        Self { behind, closed }
+    }
+
+    /// One that stays open.
     pub fn open() -> Self {
-        Self {
-            host: String::new(),
-            port: 0,
-            closed: watch::Sender::new(None),
-        }
+        let closed = watch::Sender::new(None);
+        let behind = Behind::Function;
+        Self { behind, closed }
     }
 
     /// Why it is closed, `None` while it is open; changes can be awaited.
@@ -49,18 +66,15 @@ impl Gate {
     /// A task found the handler gone. [`Gate::keep`] opens the gate again.
     pub fn refused(&self, why: &str) {
         self.closed.send_if_modified(|closed| {
-            let closes = closed.is_none() && !self.host.is_empty();
+            let closes = closed.is_none() && !matches!(self.behind, Behind::Function);
             if closes {
-                *closed = Some(format!(
-                    "the handler on {}:{} takes no connections ({why}): look at the handler's log",
-                    self.host, self.port
-                ));
+                *closed = Some(self.behind.gone(why));
             }
             closes
         });
     }
 
-    /// Opens the gate when the handler takes a connection, for as long as it is polled.
+    /// Opens the gate when the handler is there, for as long as it is polled.
     pub async fn keep(&self) {
         let mut closed = self.closed();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -68,16 +82,61 @@ impl Gate {
             if closed.wait_for(Option::is_some).await.is_err() {
                 return;
             }
-            match time::timeout(PATIENCE, TcpStream::connect((self.host.as_str(), self.port))).await {
-                Ok(Ok(_)) => {
+            match self.behind.look().await {
+                Ok(()) => {
                     backoff.reset();
                     self.closed.send_replace(None);
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "the handler takes no connections yet"),
-                Err(_) => tracing::debug!("the handler does not answer yet"),
+                Err(Absent::NotYet(why)) => tracing::debug!(why, "the handler takes no connections yet"),
+                Err(Absent::Wrong(why)) => self.say(self.behind.gone(&why)),
             }
             // Also after a success: a handler that goes up and down is not asked in a tight loop.
             time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// Stays closed, and says why; only what is new, as whoever waits for a change logs it.
+    fn say(&self, reason: String) {
+        let reason = Some(reason);
+        self.closed.send_if_modified(|closed| {
+            let new = *closed != reason;
+            *closed = reason;
+            new
+        });
+    }
+}
+
+impl Behind {
+    /// Whether it is there.
+    async fn look(&self) -> Result<(), Absent> {
+        match self {
+            Self::Server(door) => time::timeout(PATIENCE, door.knock())
+                .await
+                .unwrap_or_else(|_| Err(Absent::NotYet("no answer".to_owned()))),
+            Self::Program(program) => exec::find(program).map(drop).map_err(Absent::Wrong),
+            Self::Function => Ok(()),
+        }
+    }
+
+    fn gone(&self, why: &str) -> String {
+        match self {
+            Self::Server(_) | Self::Function => {
+                format!("{self} takes no connections ({why}): look at the handler's log")
+            }
+            Self::Program(_) => format!(
+                "{self} can't be started ({why}): look at spec.exec.command of the TaskHandler, and at the image of its \
+                 container handler"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(door) => write!(f, "the handler on {}", door.place()),
+            Self::Program(program) => write!(f, "the handler's program {program}"),
+            Self::Function => f.write_str("the handler"),
         }
     }
 }

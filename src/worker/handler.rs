@@ -1,9 +1,10 @@
 //! The ways to run a task. Whichever it is, the rest of the worker sees one attempt and its result.
 
-use super::{http::HttpHandler, policy::AttemptResult, watch::Terms};
+use super::{exec::ExecHandler, gate::Gate, http::HttpHandler, policy::AttemptResult, trace::Trace, watch::Terms};
+use crate::cli::HandlerArgs;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 use tokio::time;
 
 /// One attempt of one task, as a handler gets it.
@@ -14,6 +15,8 @@ pub struct Attempt<'a> {
     pub number: u32,
     /// The publisher's headers, without those that NATS or we act on.
     pub headers: Vec<(&'a str, &'a str)>,
+    /// Its place in the trace that the task belongs to.
+    pub trace: Trace,
     /// What the publisher sent.
     pub payload: Bytes,
     /// How much of the handler's output is wanted, in bytes.
@@ -29,23 +32,56 @@ pub type InProcess = Arc<dyn for<'a> Fn(&'a Attempt<'a>) -> BoxFuture<'a, Attemp
 pub enum Handler {
     /// A server that they are POSTed to.
     Http(Box<HttpHandler>),
+    /// A program that is started for each.
+    Exec(ExecHandler),
     /// A function of this process.
     InProcess(InProcess),
 }
 
+impl fmt::Display for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(handler) => handler.url().fmt(f),
+            Self::Exec(handler) => handler.program().fmt(f),
+            Self::InProcess(_) => f.write_str("in process"),
+        }
+    }
+}
+
 impl Handler {
+    /// The handler that the arguments name, and the gate before it.
+    ///
+    /// # Errors
+    /// Arguments that can't be used.
+    pub fn new(args: &HandlerArgs) -> anyhow::Result<(Self, Gate)> {
+        match (&args.handler_url, &args.handler_exec) {
+            (Some(url), None) => {
+                let handler = HttpHandler::new(url, args)?;
+                let gate = handler.gate();
+                Ok((Self::Http(Box::new(handler)), gate))
+            }
+            (None, Some(command)) => {
+                let handler = ExecHandler::new(command.clone());
+                let gate = handler.gate();
+                Ok((Self::Exec(handler), gate))
+            }
+            _ => anyhow::bail!(
+                "exactly one of --handler-url (HANDLER_URL) and --handler-exec (HANDLER_EXEC) says what runs the tasks: \
+                 write for example --handler-url http://127.0.0.1:8080/"
+            ),
+        }
+    }
+
     /// Makes one attempt, which takes at most `timeouts.task`. When this future is dropped, the attempt
     /// is cut off.
     pub async fn run(&self, attempt: &Attempt<'_>) -> AttemptResult {
-        let result = async {
-            match self {
-                Self::Http(handler) => handler.call(attempt).await,
-                Self::InProcess(handler) => handler(attempt).await,
-            }
+        let limit = attempt.terms.settings.task_timeout();
+        let result = match self {
+            Self::Http(handler) => time::timeout(limit, handler.call(attempt)).await,
+            // Sees to the limit itself, as it waits for the end of what it kills then.
+            Self::Exec(handler) => return handler.call(attempt).await,
+            Self::InProcess(handler) => time::timeout(limit, handler(attempt)).await,
         };
-        match time::timeout(attempt.terms.settings.task_timeout(), result).await {
-            Ok(result) => result,
-            Err(_) => AttemptResult::TimedOut,
-        }
+        result.unwrap_or(AttemptResult::TimedOut)
     }
 }

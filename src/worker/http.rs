@@ -1,33 +1,19 @@
 //! One attempt of one task, as an HTTP request to the handler.
 
 use super::{
+    client::{HttpClient, innermost},
+    gate::Gate,
     handler::Attempt,
     policy::{AttemptResult, Output},
     retry_after,
+    trace::{self, Trace},
 };
-use crate::task::headers;
-use anyhow::Context;
+use crate::{cli::HandlerArgs, task::headers};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
 use jiff::Timestamp;
-use std::{error::Error, sync::Arc, time::Duration};
-
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Connections unused for longer are closed. Shorter than the keep-alive of usual servers (2 s and
-/// more), so that a request does not meet a server that is just closing its end.
-const IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
-
-/// Most connections kept for reuse: as many as a pod may run tasks.
-const MAX_IDLE: usize = 1000;
 
 /// What of an answer is read at most, so that the connection can be used again; a larger answer
 /// closes it.
@@ -49,77 +35,49 @@ const NOT_PASSED_ON: [HeaderName; 11] = [
 ];
 
 /// The way to a handler that listens for HTTP.
-pub struct HttpHandler {
-    url: Uri,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-}
+pub struct HttpHandler(HttpClient);
 
 impl HttpHandler {
-    /// A client for the handler at `url` (http or https).
+    /// The handler at `url` (http or https), as `args` say.
     ///
     /// # Errors
-    /// A URL that is none, or https where the system has no CA certificates.
-    pub fn new(url: &str) -> anyhow::Result<Self> {
-        let bad = || format!("--handler-url: {url:?} can't be used; write for example http://127.0.0.1:8080/");
-        let uri: Uri = url.parse().with_context(bad)?;
-        let secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => anyhow::bail!("{}: it must begin with http:// or https://", bad()),
-        };
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?;
-        let tls = if secure {
-            tls.with_native_roots().context(
-                "--handler-url: https needs the CA certificates of the system, and there are none; \
-                 mount them into the worker and name the file in SSL_CERT_FILE",
-            )?
-        } else {
-            tls.with_root_certificates(rustls::RootCertStore::empty())
-        };
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls.with_no_client_auth())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(connector);
-        Ok(Self { url: uri, client })
+    /// A URL that is none, or certificates that can't be read.
+    pub fn new(url: &str, args: &HandlerArgs) -> anyhow::Result<Self> {
+        HttpClient::new(url, args).map(Self)
     }
 
     /// Where it is.
     pub fn url(&self) -> &Uri {
-        &self.url
+        self.0.url()
+    }
+
+    /// Opens when the handler takes connections.
+    pub fn gate(&self) -> Gate {
+        Gate::of_server(self.0.door())
     }
 
     /// Makes one attempt; when this future is dropped, the request is aborted.
     pub async fn call(&self, attempt: &Attempt<'_>) -> AttemptResult {
         let mut request = Request::new(Full::new(attempt.payload.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
+        *request.uri_mut() = self.0.url().clone();
         *request.headers_mut() = request_headers(attempt, Timestamp::now());
         self.exchange(request, attempt.keep).await
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>, keep: usize) -> AttemptResult {
-        let answer = match self.client.request(request).await {
+        let answer = match self.0.send(request).await {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => return AttemptResult::NoConnection(innermost(&error)),
             Err(error) => return AttemptResult::Broken(innermost(&error)),
         };
-        let status = answer.status().as_u16();
-        let retry_after = answer
+        let response = answer.response;
+        let status = response.status().as_u16();
+        let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| retry_after::parse(value.to_str().ok()?, Timestamp::now()));
-        match beginning(answer.into_body(), keep).await {
+        match beginning(response.into_body(), keep).await {
             Ok(body) => AttemptResult::Answered {
                 status,
                 retry_after,
@@ -137,6 +95,7 @@ fn request_headers(attempt: &Attempt<'_>, now: Timestamp) -> HeaderMap {
         // NATS allows more in a header than HTTP does; what HTTP can't carry stays behind.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::from_bytes(value.as_bytes()))
             && !NOT_PASSED_ON.contains(&name)
+            && !Trace::has(name.as_str())
         {
             map.append(name, value);
         }
@@ -152,8 +111,12 @@ fn request_headers(attempt: &Attempt<'_>, now: Timestamp) -> HeaderMap {
         (headers::ATTEMPT, attempt.number.to_string().as_str()),
         (headers::MAX_ATTEMPTS, settings.max_attempts.to_string().as_str()),
         (headers::DEADLINE, deadline.as_str()),
+        (trace::TRACEPARENT, attempt.trace.parent().as_str()),
+        (trace::TRACESTATE, attempt.trace.state().unwrap_or_default()),
     ] {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
+            && !value.is_empty()
+        {
             map.insert(name, value);
         }
     }
@@ -197,19 +160,11 @@ async fn beginning(mut body: Incoming, keep: usize) -> Result<Output, hyper::Err
     Ok(output)
 }
 
-/// The error at the root: "connection refused" says more than "client error (Connect)".
-fn innermost(error: &dyn Error) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    root.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{settings::WorkerSettings, worker::watch::Terms};
+    use std::time::Duration;
 
     #[test]
     fn a_request_has_the_publishers_headers_and_ours_win() {
@@ -224,7 +179,8 @@ mod tests {
         let now: Timestamp = "2026-11-21T10:00:00Z".parse().expect("a time");
         let publishers = [
             ("Content-Type", "application/json"),
-            ("traceparent", "00-1-2-01"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=1"),
             ("X-Mine", "1"),
             ("X-Mine", "2"),
             ("X-Call-Id", "forged"),
@@ -237,6 +193,7 @@ mod tests {
         let attempt = Attempt {
             id: "a.b",
             number: 2,
+            trace: Trace::of(&publishers),
             headers: publishers.into(),
             payload: Bytes::new(),
             keep: 0,
@@ -252,7 +209,8 @@ mod tests {
             found,
             [
                 "content-type: application/json",
-                "traceparent: 00-1-2-01",
+                &format!("traceparent: {}", attempt.trace.parent()),
+                "tracestate: a=1",
                 &format!("user-agent: taskgroup/{}", env!("CARGO_PKG_VERSION")),
                 "x-attempt: 2",
                 "x-call-id: a.b",
@@ -268,7 +226,7 @@ mod tests {
     #[test]
     fn a_handler_url_that_is_none_is_refused_with_an_example() {
         for bad in ["", "127.0.0.1:8080", "ftp://a/", "http://", "/path"] {
-            let error = HttpHandler::new(bad)
+            let error = HttpHandler::new(bad, &HandlerArgs::default())
                 .err()
                 .map(|error| format!("{error:#}"))
                 .unwrap_or_default();

@@ -1,20 +1,23 @@
-//! The worker: runs the tasks of one group, each as a request to its handler.
+//! The worker: runs the tasks of one group, each as a request to its handler, or as a process.
 //!
-//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the `handler`, keeps the
-//! `lease` meanwhile and does what `policy` says with the result: `acks` for what is done, a `handover`
-//! for what is tried again (`history`) or `dead`, a `closing` of the whole group. `slots` counts what
-//! may be asked for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the
-//! handler is there, `rate` lets tasks start as the group's rate allows by the server's `clock`, `cancel` answers who cancels a task, `drained` is for the handler's shutdown hook.
-//! `slots`, `policy`, `history` and `retry_after` are pure.
+//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the `handler` (`http`, by a
+//! `client`, or `exec`), keeps the `lease` meanwhile and does what `policy` says with the result: `acks` for
+//! what is done, a `handover` for what is tried again (`history`) or `dead`, a `closing` of the whole group,
+//! a `callback` to whoever asked for one. `slots` counts what may be asked for, `in_hand` what runs, `watch`
+//! keeps the settings up to date, `gate` knows whether the handler is there, `rate` lets tasks start as the
+//! group's rate allows by the server's `clock`, `cancel` answers who cancels a task, `drained` is for the
+//! handler's shutdown hook. `slots`, `policy`, `history`, `trace` and `retry_after` are pure.
 
 mod acks;
 mod backoff;
 mod callback;
 mod cancel;
+mod client;
 mod clock;
 mod closing;
 mod dead;
 mod drained;
+mod exec;
 mod gate;
 mod handler;
 mod handover;
@@ -22,6 +25,7 @@ mod history;
 mod http;
 mod in_hand;
 mod lease;
+mod lines;
 mod metrics;
 mod policy;
 mod pull_loop;
@@ -31,6 +35,7 @@ mod retry_after;
 mod roots;
 mod run_task;
 mod slots;
+mod trace;
 mod watch;
 
 use self::{
@@ -40,7 +45,6 @@ use self::{
     drained::Drained,
     gate::Gate,
     handler::Handler,
-    http::HttpHandler,
     in_hand::InHand,
     metrics::Metrics,
     rate::RateGate,
@@ -122,12 +126,11 @@ impl Worker {
 /// # Errors
 /// Arguments that can't be used.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let handler = HttpHandler::new(&args.handler_url)?;
-    let gate = Gate::new(handler.url());
-    start(args, Handler::Http(Box::new(handler)), gate, shutdown).await
+    let (handler, gate) = Handler::new(&args.handler)?;
+    start(args, handler, gate, shutdown).await
 }
 
-/// The same, with a function of this process in the place of a handler: `args.handler_url` is not used.
+/// The same, with a function of this process in the place of a handler: `args.handler` is not used.
 ///
 /// # Errors
 /// Arguments that can't be used.
@@ -146,7 +149,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
     let app = admin::app(readiness.clone(), Arc::new(registry)).merge(drained.page());
     let admin_shutdown = CancellationToken::new();
     let (addr, admin) = admin::start(app, args.serve.admin_addr, admin_shutdown.clone()).await?;
-    tracing::info!(%queue, handler = args.handler_url, admin = %addr, "worker started");
+    tracing::info!(%queue, %handler, admin = %addr, "worker started");
 
     let (acks, mut unconfirmed) = acks::channel();
     let known = channel::Sender::new(Known {

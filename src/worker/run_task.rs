@@ -12,6 +12,7 @@ use super::{
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
     rate::Turn,
+    trace::Trace,
     watch::Terms,
 };
 use crate::{broker::Delivery, task::is_ours};
@@ -245,12 +246,16 @@ async fn attempt(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
     } else {
         policy::MAX_ERROR
     };
+    let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
+    let trace = Trace::of(&headers);
+    let trace_id = trace.id();
     let result = worker
         .handler
         .run(&Attempt {
             id,
             number: attempt,
-            headers: task.headers().filter(|(name, _)| !is_ours(name)).collect(),
+            headers,
+            trace,
             payload: task.payload(),
             keep,
             terms,
@@ -271,6 +276,7 @@ async fn attempt(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
     let verdict = policy::judge(&result, attempt, max_attempts);
     tracing::info!(
         call_id = id,
+        %trace_id,
         group = terms.settings.group,
         attempt,
         max_attempts,

@@ -132,27 +132,115 @@ fn task_group_cases() -> Vec<Case> {
     ]
 }
 
+/// What the workers of a group keep to.
+fn pace_cases() -> Vec<Case> {
+    let expire = |expire: &str| group(json!({"timeouts": {"expire": expire}}));
+    let retry = |retry: Value| group(json!({"retry": retry}));
+    let rate = |rate: Value| group(json!({"rateLimit": rate}));
+    vec![
+        Case {
+            message: "timeouts.expire is 1s to 720h, or 0s",
+            good: creates([expire("0s"), expire("0h"), expire("1s"), expire("720h")]),
+            bad: creates([expire("1ms"), expire("999ms"), expire("720h1ms")]),
+        },
+        Case {
+            message: "retry.initialDelay is 10ms to 24h",
+            good: creates([
+                retry(json!({"initialDelay": "10ms"})),
+                retry(json!({"initialDelay": "24h", "maxDelay": "24h"})),
+            ]),
+            bad: creates([retry(json!({"initialDelay": "9ms"}))]),
+        },
+        Case {
+            message: "retry.maxDelay is at least retry.initialDelay",
+            good: creates([retry(json!({"maxDelay": "1s"})), retry(json!({"maxDelay": "24h"}))]),
+            bad: creates([
+                retry(json!({"maxDelay": "999ms"})),
+                retry(json!({"initialDelay": "6m"})),
+                retry(json!({"maxDelay": "25h"})),
+            ]),
+        },
+        Case {
+            message: "retry.maxRetryAfter is 1s to 24h",
+            good: creates([
+                retry(json!({"maxRetryAfter": "1s"})),
+                retry(json!({"maxRetryAfter": "24h"})),
+            ]),
+            bad: creates([
+                retry(json!({"maxRetryAfter": "999ms"})),
+                retry(json!({"maxRetryAfter": "25h"})),
+            ]),
+        },
+        Case {
+            message: "rateLimit.per is 1s to 24h",
+            good: creates([rate(json!({"tasks": 1})), rate(json!({"tasks": 1, "per": "24h"}))]),
+            bad: creates([rate(json!({"tasks": 1, "per": "25h"}))]),
+        },
+        Case {
+            message: "rateLimit allows more than 10000 tasks per second",
+            good: creates([
+                rate(json!({"tasks": 10_000})),
+                rate(json!({"tasks": 600_000, "per": "1m"})),
+            ]),
+            bad: creates([
+                rate(json!({"tasks": 10_001})),
+                rate(json!({"tasks": 600_001, "per": "1m"})),
+            ]),
+        },
+    ]
+}
+
+/// All of them.
+fn cases() -> Vec<Case> {
+    let cases = [task_group_cases(), pace_cases(), task_handler_cases()];
+    cases.into_iter().flatten().collect()
+}
+
 fn task_handler_cases() -> Vec<Case> {
     let handler = |spec: &Value| object("TaskHandler", "default", spec);
     let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
     let upstream = json!({"url": "http://example.com/"});
+    let exec = json!({"command": ["/app/run"]});
+    let key = json!({"name": "ca", "key": "ca.pem"});
+    let upstream_with = |url: &str, ca: Value| handler(&json!({"upstream": {"url": url, "caFrom": ca}}));
     vec![
         Case {
-            message: "exactly one of http and upstream says how to run a task",
+            message: "exactly one of http, exec, upstream and native says how to run a task",
             good: creates([
                 handler(&json!({"http": {}, "template": template})),
+                handler(&json!({"exec": exec, "template": template})),
                 handler(&json!({"upstream": upstream})),
+                handler(&json!({"native": {}, "template": template})),
             ]),
             bad: creates([
                 handler(&json!({})),
                 handler(&json!({"template": template})),
                 handler(&json!({"http": {}, "upstream": upstream, "template": template})),
+                handler(&json!({"exec": exec, "native": {}, "template": template})),
+                handler(&json!({"http": {}, "exec": exec, "upstream": upstream, "template": template})),
             ]),
         },
         Case {
-            message: "http needs template",
+            message: "http, exec and native need template",
             good: creates([handler(&json!({"http": {}, "template": template}))]),
-            bad: creates([handler(&json!({"http": {}}))]),
+            bad: creates([
+                handler(&json!({"http": {}})),
+                handler(&json!({"exec": exec})),
+                handler(&json!({"native": {}})),
+            ]),
+        },
+        Case {
+            message: "upstream.caFrom is for a URL that begins with https://",
+            good: creates([upstream_with("https://a/", json!({"secretKeyRef": key}))]),
+            bad: creates([upstream_with("http://a/", json!({"secretKeyRef": key}))]),
+        },
+        Case {
+            message: "caFrom names exactly one source",
+            good: creates([upstream_with("https://a/", json!({"configMapKeyRef": key}))]),
+            bad: creates([
+                upstream_with("https://a/", json!({})),
+                upstream_with("https://a/", json!({"configMapKeyRef": key, "secretKeyRef": key})),
+            ]),
         },
         Case {
             message: "http.port 9797 is the worker's own port",
@@ -165,7 +253,7 @@ fn task_handler_cases() -> Vec<Case> {
 #[test]
 fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
     let mut problems = Vec::new();
-    for case in task_group_cases().into_iter().chain(task_handler_cases()) {
+    for case in cases() {
         for (old, new) in &case.good {
             let messages = refused(new, old.as_ref());
             if !messages.is_empty() {
@@ -187,7 +275,7 @@ fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
 
 #[test]
 fn no_rule_is_without_a_case() {
-    let cases: Vec<Case> = task_group_cases().into_iter().chain(task_handler_cases()).collect();
+    let cases = cases();
     let mut rules = BTreeSet::new();
     for (_, root) in roots() {
         collect_messages(&root, &mut rules);

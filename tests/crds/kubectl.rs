@@ -43,7 +43,7 @@ async fn get_shows_the_columns_of_the_design() {
     assert_eq!(columns(&["get", "tg", "-n", &namespace]), narrow);
     assert_eq!(
         columns(&["get", "taskgroups", "-n", &namespace, "-o", "wide"]),
-        format!("{narrow} HANDLER STREAM REASON")
+        format!("{narrow} RATE HANDLER STREAM REASON")
     );
 }
 
@@ -54,7 +54,7 @@ async fn get_shows_what_the_operator_found() {
     let time = "2026-01-01T00:00:00Z";
     let status = json!({
         "queue": "acme", "concurrency": 2, "inFlight": 2, "pending": 7, "deadLettered": 1, "workers": "1/1",
-        "stream": "tg_crawl_acme",
+        "stream": "tg_crawl_acme", "rate": "2/1s",
         "conditions": [{
             "type": "Ready", "status": "True", "reason": "AsDesired", "message": "", "lastTransitionTime": time,
         }],
@@ -70,7 +70,7 @@ async fn get_shows_what_the_operator_found() {
     );
     let row: Vec<&str> = table.split_whitespace().collect();
     assert_eq!(row[..8], ["acme", "acme", "2", "2", "7", "1", "1/1", "True"], "{table}");
-    assert_eq!(row[9..], ["default", "tg_crawl_acme", "AsDesired"], "{table}");
+    assert_eq!(row[9..], ["2/1s", "default", "tg_crawl_acme", "AsDesired"], "{table}");
 }
 
 #[tokio::test]
@@ -109,6 +109,40 @@ async fn each_kind_has_names_of_its_own() {
 }
 
 #[tokio::test]
+async fn get_shows_how_a_handler_runs_its_tasks() {
+    let server = ApiServer::shared_with_crds().await;
+    let namespace = server.namespace().await;
+    support::kubectl::knows_our_kinds(server).await;
+    let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
+    for (name, spec) in [
+        ("by-http", json!({"http": {"port": 8080}, "template": template})),
+        (
+            "by-exec",
+            json!({"exec": {"command": ["/app/run", "-x"]}, "template": template}),
+        ),
+        ("by-upstream", json!({"upstream": {"url": "http://example.com/"}})),
+        ("native", json!({"native": {}, "template": template})),
+    ] {
+        let handler = object("TaskHandler", name, &spec);
+        kubectl(server, &["apply", "-n", &namespace, "-f", "-"], &handler.to_string());
+    }
+    let table = kubectl(server, &["get", "th", "-n", &namespace], "");
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "HTTP", "EXEC", "UPSTREAM", "AGE"], "{table}");
+    let shown: Vec<_> = rows[1..].iter().map(|row| row[..row.len() - 1].join(" ")).collect();
+    assert_eq!(
+        shown,
+        [
+            "by-exec /app/run",
+            "by-http 8080",
+            "by-upstream http://example.com/",
+            "native"
+        ],
+        "{table}"
+    );
+}
+
+#[tokio::test]
 async fn explain_tells_what_a_field_means_and_its_unit() {
     let server = ApiServer::shared_with_crds().await;
     support::kubectl::knows_our_kinds(server).await;
@@ -116,7 +150,10 @@ async fn explain_tells_what_a_field_means_and_its_unit() {
         ("taskgroup.spec.concurrency", "in flight at once"),
         ("tg.spec.timeouts.ackWait", "2s to 1h"),
         ("tg.spec.storage.maxBytes", "in bytes or as a quantity"),
+        ("tg.spec.rateLimit.burst", "1 to 100000"),
         ("taskhandler.spec.http.port", "1 to 65535"),
+        ("taskhandler.spec.exec.command", "no shell reads it"),
+        ("taskhandler.spec.upstream.caFrom", "as PEM"),
     ] {
         let text = kubectl(server, &["explain", field], "");
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -118,6 +118,7 @@ fn what_a_default_sets_is_typed() {
             Some("string") => default.is_string(),
             Some("boolean") => default.is_boolean(),
             Some("integer") => default.is_i64(),
+            Some("number") => default.is_number(),
             Some("object") => default.is_object(),
             Some("array") => default.is_array(),
             _ => node.int_or_string(),
@@ -135,8 +136,17 @@ fn a_list_says_how_it_is_merged_and_how_long_it_may_be() {
         if !node.has("maxItems") {
             return Some("has no maxItems".into());
         }
-        if node.schema["x-kubernetes-list-type"] != "map" {
-            return Some("is no list map".into());
+        // A list of plain values is one value: nobody adds an argument to another's command.
+        let merged = if node.schema["items"]["type"] == "object" {
+            "map"
+        } else {
+            "atomic"
+        };
+        if node.schema["x-kubernetes-list-type"] != merged {
+            return Some(format!("its x-kubernetes-list-type is not {merged}"));
+        }
+        if merged == "atomic" {
+            return None;
         }
         let items = &node.schema["items"];
         let keys = node.schema["x-kubernetes-list-map-keys"].as_array().unwrap();

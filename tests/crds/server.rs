@@ -76,6 +76,25 @@ async fn a_task_handler_listens_on_8080_unless_it_says_otherwise() {
 }
 
 #[tokio::test]
+async fn every_way_to_run_a_task_is_kept_as_it_was_written() {
+    let server = ApiServer::shared_with_crds().await;
+    let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
+    let key = json!({"name": "ca", "key": "ca.pem"});
+    for spec in [
+        json!({"http": {"port": 1, "path": "/", "http2": true}, "template": template}),
+        json!({"exec": {"command": ["/app/run", "$HOME", "$(KEY)", "a b"]}, "template": template}),
+        json!({"exec": {"command": vec!["x".repeat(4096); 100]}, "template": template}),
+        json!({"upstream": {"url": "http://a/", "http2": true}}),
+        json!({"upstream": {"url": "https://a/", "caFrom": {"secretKeyRef": key}}}),
+        json!({"upstream": {"url": "https://a/", "caFrom": {"configMapKeyRef": key}}}),
+        json!({"native": {}, "template": template}),
+    ] {
+        let kept = create(server, object("TaskHandler", "default", &spec)).await;
+        assert_eq!(kept.unwrap(), spec);
+    }
+}
+
+#[tokio::test]
 async fn a_null_is_the_same_as_nothing() {
     let server = ApiServer::shared_with_crds().await;
     let spec = json!({
@@ -109,13 +128,22 @@ async fn every_field_at_its_bounds_is_accepted() {
         .collect();
     for spec in [
         json!({
-            "concurrency": 1, "queue": "a", "timeouts": {"task": "1ms", "ackWait": "2s"}, "retry": {"maxAttempts": 1},
+            "concurrency": 1, "queue": "a", "timeouts": {"task": "1ms", "ackWait": "2s", "expire": "1s"},
+            "retry": {
+                "maxAttempts": 1, "initialDelay": "10ms", "maxDelay": "10ms", "multiplier": 1, "maxRetryAfter": "1s",
+            },
+            "rateLimit": {"tasks": 1, "per": "1s", "burst": 1},
             "workers": {"maxInflightPerPod": 1}, "env": [], "deletionPolicy": "DeleteIfEmpty",
             "storage": {"type": "Memory", "replicas": 1, "duplicateWindow": "100ms"},
         }),
         json!({
-            "concurrency": 100_000, "queue": label, "timeouts": {"task": "24h", "ackWait": "59m59s999ms"},
-            "retry": {"maxAttempts": 1000}, "workers": {"maxInflightPerPod": 1000}, "env": env,
+            "concurrency": 100_000, "queue": label, "timeouts": {"task": "24h", "ackWait": "59m59s999ms", "expire": "720h"},
+            "retry": {
+                "maxAttempts": 1000, "initialDelay": "24h", "maxDelay": "24h", "multiplier": 100,
+                "maxRetryAfter": "24h",
+            },
+            "rateLimit": {"tasks": 10_000_000, "per": "24h", "burst": 100_000},
+            "workers": {"maxInflightPerPod": 1000}, "env": env,
             "storage": {"replicas": 5, "maxTasks": i64::MAX, "maxTaskSize": "64Mi", "duplicateWindow": "24h"},
         }),
     ] {

@@ -14,9 +14,12 @@ mod bed;
 mod callbacks;
 mod cancel;
 mod closing;
+mod exec;
 mod faults;
 mod handler;
+mod http;
 mod leases;
+mod native;
 mod outcomes;
 mod process;
 mod rate;
@@ -59,13 +62,21 @@ async fn a_task_reaches_the_handler_with_its_headers_and_leaves_the_queue() {
         ("X-Attempt", "1"),
         ("X-Max-Attempts", "5"),
         ("Content-Type", "application/json"),
-        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         ("X-Mine", "1"),
         ("Nats-Msg-Id", ""),
         ("Connection", ""),
     ] {
         assert_eq!(call.header(name), value, "{name}");
     }
+    let trace = call.header("traceparent");
+    assert!(
+        trace.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && trace.ends_with("-01"),
+        "{trace}"
+    );
+    assert!(
+        !trace.contains("b7ad6b7169203331"),
+        "the attempt is a step of its own: {trace}"
+    );
     let deadline: jiff::Timestamp = call.header("X-Deadline").parse().expect("RFC 3339");
     assert!(deadline > jiff::Timestamp::now(), "one minute from then");
 }

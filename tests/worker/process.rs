@@ -22,12 +22,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it, and returns when it says where its admin server is.
+    /// Starts it for the handler at a URL, and returns when it says where its admin server is.
     pub async fn start(nats_url: &str, queue: &Queue, handler_url: &str) -> Self {
+        Self::start_with(nats_url, queue, &["--handler-url", handler_url], &[]).await
+    }
+
+    /// Starts it with these arguments (first) and environment variables beside the usual ones.
+    pub async fn start_with(nats_url: &str, queue: &Queue, args: &[&str], env: &[(&str, &str)]) -> Self {
         // The kernel kills it when the thread of the test is gone, however that ended.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_taskgroup"), "worker"])
-            .args(["--nats-url", nats_url, "--handler-url", handler_url])
+            .args(args)
+            .args(["--nats-url", nats_url])
             .args(["--namespace", &queue.namespace, "--queue", &queue.name])
             .args([
                 "--admin-addr",
@@ -37,6 +43,7 @@ impl Worker {
                 "--log",
                 "taskgroup=debug",
             ])
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -133,6 +140,12 @@ impl Worker {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// What it logged so far.
+    pub fn log_entries(&self) -> Vec<Value> {
+        let log = self.log.lock().expect("the log");
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// How often `words` are in its log so far.

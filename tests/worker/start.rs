@@ -66,6 +66,46 @@ async fn a_handler_that_still_starts_costs_no_task_an_attempt() {
 }
 
 #[test]
+fn certificates_that_can_not_be_used_are_refused_with_what_to_do() {
+    let not_pem = tempfile::NamedTempFile::new().expect("a file");
+    let empty = not_pem.path().display().to_string();
+    for (url, file, says) in [
+        (
+            "https://a/",
+            "/no/such/ca.pem",
+            "--handler-ca: /no/such/ca.pem can't be used",
+        ),
+        (
+            "https://a/",
+            empty.as_str(),
+            "it has no certificate; it must be PEM, beginning with -----BEGIN CERTIFICATE-----",
+        ),
+        (
+            "http://a/",
+            empty.as_str(),
+            "--handler-ca: is for a --handler-url that begins with https://",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_taskgroup"))
+            .args([
+                "worker",
+                "--namespace",
+                "a",
+                "--queue",
+                "a",
+                "--handler-url",
+                url,
+                "--handler-ca",
+                file,
+            ])
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(says), "{error}");
+    }
+}
+
+#[test]
 fn arguments_that_can_not_be_used_are_refused_with_what_to_write() {
     for (args, says) in [
         (
@@ -79,6 +119,18 @@ fn arguments_that_can_not_be_used_are_refused_with_what_to_write() {
         (
             ["--namespace", "a", "--queue", "a", "--handler-url", "a:80"],
             r#"--handler-url: "a:80" can't be used; write for example http://127.0.0.1:8080/"#,
+        ),
+        (
+            ["--namespace", "a", "--queue", "a", "--log", "info"],
+            "exactly one of --handler-url (HANDLER_URL) and --handler-exec (HANDLER_EXEC) says what runs the tasks",
+        ),
+        (
+            ["--namespace", "a", "--queue", "a", "--handler-exec", "/app/run"],
+            r#"write a program and its arguments as JSON, for example ["/app/run", "--fast"]"#,
+        ),
+        (
+            ["--namespace", "a", "--queue", "a", "--handler-exec", "[]"],
+            r#"write a program and its arguments as JSON, for example ["/app/run", "--fast"]"#,
         ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_taskgroup"))

@@ -1,25 +1,24 @@
 //! Pure, and can't fail: what a group's stream, consumer and Deployment should be.
 
+mod json;
+mod pod;
 #[cfg(test)]
 mod tests;
 
-use super::validate::{Run, ValidGroup, ValidHandler};
+use self::json::merge;
+use super::validate::{ValidGroup, ValidHandler};
 use crate::{
-    api::{HANDLER_CONTAINER, WORKER_ADMIN_PORT, WORKER_CONTAINER},
     broker::{ConsumerConfig, Discard, Retention, StreamConfig},
     names::{self, keys},
     settings::{Rate, WorkerSettings},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, hash::Hasher, time::Duration};
-
-/// Where the Secret with the NATS credentials is mounted in the worker container.
-const CREDENTIALS_DIR: &str = "/etc/taskgroup/nats";
 
 /// What all worker pods of this installation have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSettings {
-    /// Image of the worker container.
+    /// Image of the worker's and the installing container.
     pub image: String,
     /// NATS as the pods reach it.
     pub nats_url: String,
@@ -145,7 +144,7 @@ pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings
             // Thousands of groups: keep few old ReplicaSets of each.
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": selector(&group.name)},
-            "template": template(group, handler, pods, &labels),
+            "template": pod::template(group, handler, pods, &labels),
         },
     });
     let hash = hash(&deployment);
@@ -154,164 +153,6 @@ pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings
         &json!({"metadata": {"annotations": {keys::APPLIED: hash}}}),
     );
     deployment
-}
-
-fn template(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings, labels: &Value) -> Value {
-    let mut metadata = Value::Object(handler.template.metadata.clone().unwrap_or_default());
-    merge(&mut metadata, &json!({"labels": labels}));
-
-    let mut spec = handler.template.spec.clone();
-    spec.entry("enableServiceLinks").or_insert(json!(false));
-    if !spec.contains_key("serviceAccountName") {
-        spec.entry("automountServiceAccountToken").or_insert(json!(false));
-    }
-    let wanted = spec
-        .get("terminationGracePeriodSeconds")
-        .and_then(Value::as_u64)
-        .unwrap_or(0);
-    spec.insert(
-        "terminationGracePeriodSeconds".into(),
-        json!(grace_period(group.task_timeout).max(wanted)),
-    );
-    if let Some(secret) = &pods.nats_creds_secret {
-        let volume = json!({"name": "taskgroup-nats", "secret": {"secretName": secret}});
-        push(&mut spec, "volumes", volume);
-    }
-
-    let mut containers = match spec.remove("containers") {
-        Some(Value::Array(containers)) => containers,
-        _ => Vec::new(),
-    };
-    if let Some(handler) = named(&mut containers, HANDLER_CONTAINER) {
-        add_env(handler, group);
-        wait_for_worker(handler);
-    }
-    let ours = worker_container(group, handler, pods);
-    match named(&mut containers, WORKER_CONTAINER) {
-        // What the user says of it stays, but for what makes it the worker.
-        Some(theirs) => {
-            let mut worker = ours.clone();
-            merge(&mut worker, theirs);
-            for field in ["name", "image", "args", "env", "ports"] {
-                if let Some(value) = ours.get(field) {
-                    worker[field] = value.clone();
-                }
-            }
-            *theirs = worker;
-        }
-        None => containers.push(ours),
-    }
-    spec.insert("containers".into(), Value::Array(containers));
-    json!({"metadata": metadata, "spec": spec})
-}
-
-fn worker_container(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings) -> Value {
-    let handler_url = match &handler.run {
-        Run::Http { port, path } => format!("http://127.0.0.1:{port}{path}"),
-        Run::Upstream { url } => url.clone(),
-    };
-    let mut env = vec![
-        json!({"name": "TASKGROUP_NAMESPACE", "value": group.queue.namespace}),
-        json!({"name": "TASKGROUP_QUEUE", "value": group.queue.name}),
-        json!({"name": "HANDLER_URL", "value": handler_url}),
-        json!({"name": "NATS_URL", "value": pods.nats_url}),
-        json!({"name": "LOG_FORMAT", "value": pods.log_format}),
-    ];
-    let mut mounts = Vec::new();
-    if pods.nats_creds_secret.is_some() {
-        env.push(json!({"name": "NATS_CREDS", "value": format!("{CREDENTIALS_DIR}/nats.creds")}));
-        mounts.push(json!({"name": "taskgroup-nats", "mountPath": CREDENTIALS_DIR, "readOnly": true}));
-    }
-    let probe = |path: &str, period: u32| {
-        json!({
-            "httpGet": {"path": path, "port": WORKER_ADMIN_PORT},
-            "periodSeconds": period,
-            "timeoutSeconds": 5,
-        })
-    };
-    json!({
-        "name": WORKER_CONTAINER,
-        "image": pods.image,
-        "args": ["worker"],
-        "env": env,
-        "volumeMounts": mounts,
-        "ports": [{"name": "tg-admin", "containerPort": WORKER_ADMIN_PORT, "protocol": "TCP"}],
-        "readinessProbe": probe("/readyz", 2),
-        "livenessProbe": probe("/livez", 20),
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    })
-}
-
-/// The group's variables come after the template's, and win over one of the same name.
-fn add_env(container: &mut Value, group: &ValidGroup) {
-    if group.env.is_empty() {
-        return;
-    }
-    let mut env = match container.get_mut("env").map(Value::take) {
-        Some(Value::Array(env)) => env,
-        _ => Vec::new(),
-    };
-    env.retain(|theirs| {
-        group
-            .env
-            .iter()
-            .all(|ours| theirs.get("name") != Some(&json!(ours.name)))
-    });
-    env.extend(group.env.iter().map(|variable| json!(variable)));
-    container["env"] = Value::Array(env);
-}
-
-/// Kubernetes stops all containers of a pod at once; the handler has to outlive the tasks that the
-/// worker still finishes. The worker answers `/drained` when it is done, and the kubelet waits for
-/// that before it stops the handler.
-fn wait_for_worker(handler: &mut Value) {
-    let hook = json!({"httpGet": {"path": "/drained", "port": WORKER_ADMIN_PORT}});
-    if handler.pointer("/lifecycle/preStop").is_none() {
-        merge(handler, &json!({"lifecycle": {"preStop": hook}}));
-    }
-}
-
-/// How long a pod may take to finish its tasks. In three steps, not exactly `timeouts.task` plus
-/// slack, as a change of this field rolls the pods and a change of `timeouts.task` must not.
-fn grace_period(task_timeout: Duration) -> u64 {
-    const SLACK: u64 = 30;
-    const STEPS: [u64; 2] = [5 * 60, 3600];
-    let needed = task_timeout.as_secs() + SLACK;
-    STEPS.into_iter().find(|step| *step >= needed).unwrap_or(24 * 3600 + 60)
-}
-
-fn named<'a>(containers: &'a mut [Value], name: &str) -> Option<&'a mut Value> {
-    containers
-        .iter_mut()
-        .find(|container| container.get("name").is_some_and(|found| found == name))
-}
-
-fn push(object: &mut Map<String, Value>, field: &str, item: Value) {
-    match object.get_mut(field) {
-        Some(Value::Array(items)) => items.push(item),
-        _ => {
-            object.insert(field.into(), json!([item]));
-        }
-    }
-}
-
-/// `with` over `base`, objects field by field.
-fn merge(base: &mut Value, with: &Value) {
-    match (base, with) {
-        (Value::Object(base), Value::Object(with)) => {
-            for (field, value) in with {
-                merge(base.entry(field).or_insert(Value::Null), value);
-            }
-        }
-        (base, with) => *base = with.clone(),
-    }
 }
 
 /// The same for the same content in every version of this program (objects are kept sorted).

@@ -1,10 +1,12 @@
 //! What a worker Deployment is made of.
 
-use super::{PodSettings, deployment, grace_period, max_inflight, replicas};
+use super::{PodSettings, deployment, max_inflight, pod::grace_period, replicas};
 use crate::{
     api::{EnvVar, TaskGroup, TaskGroupSpec, TaskHandler},
+    cli::{Cli, Command},
     operator::validate::{self, ValidGroup, ValidHandler},
 };
+use clap::Parser;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -33,6 +35,12 @@ fn pods() -> PodSettings {
         nats_creds_secret: None,
         log_format: "json",
     }
+}
+
+fn value<'a>(container: &'a Value, variable: &str) -> Option<&'a str> {
+    let env = container["env"].as_array()?.iter();
+    let mut found = env.filter(|entry| entry["name"] == variable);
+    found.next()?["value"].as_str()
 }
 
 fn pod(deployment: &Value) -> Value {
@@ -123,16 +131,231 @@ fn an_upstream_has_the_worker_alone_in_its_pod() {
 }
 
 #[test]
+fn an_upstream_with_a_ca_of_its_own_gives_the_worker_the_file() {
+    let key = json!({"name": "internal", "key": "root.crt"});
+    for (source, volume) in [
+        (
+            "secretKeyRef",
+            json!({"secret": {"secretName": "internal", "items": [{"key": "root.crt", "path": "ca.pem"}]}}),
+        ),
+        (
+            "configMapKeyRef",
+            json!({"configMap": {"name": "internal", "items": [{"key": "root.crt", "path": "ca.pem"}]}}),
+        ),
+    ] {
+        let handler = handler(&json!({"upstream": {"url": "https://svc/", "http2": true, "caFrom": {source: key}}}));
+        let pod = pod(&deployment(&group(4), &handler, &pods()));
+        let mut expected = volume;
+        expected["name"] = json!("taskgroup-handler-ca");
+        assert_eq!(pod["volumes"], json!([expected]));
+        let worker = &pod["containers"][0];
+        assert_eq!(
+            worker["volumeMounts"],
+            json!([{"name": "taskgroup-handler-ca", "mountPath": "/etc/taskgroup/handler-ca", "readOnly": true}])
+        );
+        assert_eq!(value(worker, "HANDLER_CA"), Some("/etc/taskgroup/handler-ca/ca.pem"));
+        assert_eq!(value(worker, "HANDLER_HTTP2"), Some("true"));
+    }
+}
+
+#[test]
+fn exec_puts_the_worker_into_the_users_container_and_leaves_its_environment_alone() {
+    let handler = handler(&json!({
+        "exec": {"command": ["/app/run", "--price=$5", "$(KEY)", "a \"b\""]},
+        "template": {"spec": {
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "initContainers": [{"name": "theirs", "image": "app:1"}],
+            "containers": [
+                {
+                    "name": "handler", "image": "app:1", "command": ["/app/serve"], "args": ["--all"],
+                    "env": [{"name": "NATS_URL", "value": "theirs"}, {"name": "KEY", "value": "theirs"}],
+                    "resources": {"limits": {"memory": "1Gi"}},
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    "ports": [{"containerPort": 9000}],
+                    "startupProbe": {"httpGet": {"port": 9000}},
+                    "livenessProbe": {"httpGet": {"port": 9000}},
+                    "lifecycle": {"postStart": {"exec": {"command": ["/app/warm"]}}},
+                },
+                {"name": "proxy", "image": "proxy:1"},
+            ],
+        }},
+    }));
+    let mut group = group(4);
+    group.env = vec![EnvVar {
+        name: "KEY".into(),
+        value: Some("ours".into()),
+        value_from: None,
+    }];
+    let mut pods = pods();
+    pods.nats_creds_secret = Some("nats".into());
+    let pod = pod(&deployment(&group, &handler, &pods));
+
+    let [install, theirs] = pod["initContainers"].as_array().unwrap().as_slice() else {
+        panic!("{pod}")
+    };
+    assert_eq!(theirs["name"], "theirs");
+    assert_eq!(install["image"], "taskgroup:1");
+    assert_eq!(install["args"], json!(["install", "--to", "/taskgroup"]));
+    assert_eq!(
+        install["volumeMounts"],
+        json!([{"name": "taskgroup-program", "mountPath": "/taskgroup"}])
+    );
+    assert_eq!(
+        pod["volumes"],
+        json!([
+            {"name": "data", "emptyDir": {}},
+            {"name": "taskgroup-nats", "secret": {"secretName": "nats"}},
+            {"name": "taskgroup-program", "emptyDir": {}},
+        ])
+    );
+
+    let [code, proxy] = pod["containers"].as_array().unwrap().as_slice() else {
+        panic!("no second container: {pod}")
+    };
+    assert_eq!(proxy, &json!({"name": "proxy", "image": "proxy:1"}));
+    assert_eq!(code["image"], "app:1");
+    assert_eq!(code["command"], json!(["/taskgroup/taskgroup"]));
+    assert_eq!(
+        code["args"],
+        json!([
+            "worker",
+            "--no-env",
+            "--namespace",
+            "crawl",
+            "--queue",
+            "acme",
+            "--nats-url",
+            "nats://nats:4222",
+            "--log-format",
+            "json",
+            "--handler-exec",
+            // Kubernetes makes one dollar of two, and fills nothing in.
+            r#"["/app/run","--price=$$5","$$(KEY)","a \"b\""]"#,
+            "--nats-creds",
+            "/etc/taskgroup/nats/nats.creds",
+        ])
+    );
+    assert_eq!(
+        code["env"],
+        json!([{"name": "NATS_URL", "value": "theirs"}, {"name": "KEY", "value": "ours"}])
+    );
+    assert_eq!(code["resources"], json!({"limits": {"memory": "1Gi"}}));
+    assert_eq!(
+        code["volumeMounts"],
+        json!([
+            {"name": "data", "mountPath": "/data"},
+            {"name": "taskgroup-program", "mountPath": "/taskgroup", "readOnly": true},
+            {"name": "taskgroup-nats", "mountPath": "/etc/taskgroup/nats", "readOnly": true},
+        ])
+    );
+    assert_eq!(code["ports"][1]["containerPort"], 9797);
+    assert_eq!(
+        code["readinessProbe"]["httpGet"],
+        json!({"path": "/readyz", "port": 9797})
+    );
+    assert_eq!(
+        code["livenessProbe"]["httpGet"],
+        json!({"path": "/livez", "port": 9797})
+    );
+    assert_eq!(code.get("startupProbe"), None);
+    // The worker is what SIGTERM reaches: nothing has to wait for it.
+    assert_eq!(
+        code["lifecycle"],
+        json!({"postStart": {"exec": {"command": ["/app/warm"]}}})
+    );
+    assert_eq!(pod["terminationGracePeriodSeconds"], 300);
+}
+
+#[test]
+fn the_worker_reads_the_arguments_that_exec_gives_it() {
+    let handler = handler(&json!({
+        "exec": {"command": ["/app/run", "--price=$5", "$(KEY)"]},
+        "template": {"spec": {"containers": [{"name": "handler", "image": "app:1"}]}},
+    }));
+    let pod = pod(&deployment(&group(4), &handler, &pods()));
+    // What Kubernetes does with doubled dollars.
+    let args = pod["containers"][0]["args"].as_array().unwrap().iter();
+    let args = args.map(|arg| arg.as_str().unwrap().replace("$$", "$"));
+    let cli = Cli::try_parse_from(["taskgroup".to_owned()].into_iter().chain(args)).unwrap();
+    let Command::Worker(args) = cli.command else {
+        panic!("{cli:?}")
+    };
+    assert!(args.no_env);
+    let command = args.handler.handler_exec.unwrap().0;
+    assert_eq!(command, ["/app/run", "--price=$5", "$(KEY)"]);
+}
+
+#[test]
+fn native_tells_the_users_container_where_its_tasks_are() {
+    let handler = handler(&json!({
+        "native": {},
+        "template": {"spec": {"containers": [{
+            "name": "handler", "image": "app:1", "command": ["/app/serve"],
+            "env": [{"name": "STREAM", "value": "theirs"}, {"name": "SERVER", "value": "$(NATS_URL)/x"}],
+            "readinessProbe": {"httpGet": {"port": 9000}},
+        }]}},
+    }));
+    let mut group = group(4);
+    group.ack_wait = Duration::from_millis(2999);
+    group.env = vec![EnvVar {
+        name: "KEY".into(),
+        value: Some("ours".into()),
+        value_from: None,
+    }];
+    let mut pods = pods();
+    pods.nats_creds_secret = Some("nats".into());
+    let pod = pod(&deployment(&group, &handler, &pods));
+    let [code] = pod["containers"].as_array().unwrap().as_slice() else {
+        panic!("there is no worker: {pod}")
+    };
+    let variable = |name: &str, value: &str| json!({"name": name, "value": value});
+    assert_eq!(
+        code["env"],
+        json!([
+            variable("TASKGROUP_NAMESPACE", "crawl"),
+            variable("TASKGROUP_QUEUE", "acme"),
+            variable("NATS_URL", "nats://nats:4222"),
+            variable("STREAM", "tg_crawl_acme"),
+            variable("CONSUMER", "workers"),
+            variable("MAX_INFLIGHT", "100"),
+            variable("ACK_WAIT", "2"),
+            variable("NATS_CREDS", "/etc/taskgroup/nats/nats.creds"),
+            variable("SERVER", "$(NATS_URL)/x"),
+            variable("KEY", "ours"),
+        ])
+    );
+    assert_eq!(code["command"], json!(["/app/serve"]));
+    assert_eq!(code["readinessProbe"], json!({"httpGet": {"port": 9000}}));
+    assert_eq!(code.get("lifecycle"), None, "nobody would answer a hook");
+    assert_eq!(code["volumeMounts"][0]["mountPath"], "/etc/taskgroup/nats");
+    assert_eq!(pod.get("initContainers"), None);
+}
+
+#[test]
 fn what_is_live_does_not_touch_the_deployment() {
-    let handler = handler(&json!({"upstream": {"url": "http://svc/"}}));
-    let before = deployment(&group(4), &handler, &pods());
-    let mut changed = group(8);
-    changed.task_timeout = Duration::from_secs(200);
-    changed.ack_wait = Duration::from_secs(3);
-    changed.retry.max_attempts = 1;
-    changed.dead_letter = false;
-    changed.suspend = true;
-    assert_eq!(deployment(&changed, &handler, &pods()), before);
+    let template = json!({"spec": {"containers": [{"name": "handler", "image": "app:1"}]}});
+    for (spec, ack_wait_is_live) in [
+        (json!({"upstream": {"url": "http://svc/"}}), true),
+        (json!({"http": {}, "template": template}), true),
+        (json!({"exec": {"command": ["/app/run"]}, "template": template}), true),
+        // It is in an environment variable.
+        (json!({"native": {}, "template": template}), false),
+    ] {
+        let handler = handler(&spec);
+        let before = deployment(&group(4), &handler, &pods());
+        let mut changed = group(8);
+        changed.task_timeout = Duration::from_secs(200);
+        changed.retry.max_attempts = 1;
+        changed.dead_letter = false;
+        changed.suspend = true;
+        assert_eq!(deployment(&changed, &handler, &pods()), before, "{spec}");
+        changed.ack_wait = Duration::from_secs(3);
+        assert_eq!(
+            deployment(&changed, &handler, &pods()) == before,
+            ack_wait_is_live,
+            "{spec}"
+        );
+    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ fn wanted(group: &ValidGroup) -> Desired {
         name: "default".into(),
         run: Run::Upstream {
             url: "http://svc/".into(),
+            http2: false,
+            ca: None,
         },
         template: PodTemplate::default(),
     };

@@ -5,7 +5,7 @@ mod group;
 mod handler;
 
 pub use group::{ValidGroup, ValidRetry, ValidStorage, group, queue, share_a_queue};
-pub use handler::{Run, ValidHandler, handler};
+pub use handler::{Ca, Run, ValidHandler, handler};
 
 use crate::api::{Duration, Size};
 use std::{fmt, time};
@@ -108,6 +108,25 @@ pub fn fits(group: &ValidGroup, handler: &ValidHandler) -> Result<(), Invalid> {
                 handler.name
             ),
         );
+    }
+    // What the worker would see to, and the broker can't.
+    if matches!(handler.run, Run::Native) {
+        let mut needs_worker = |field: &str, what: &str| {
+            problems.add(
+                field,
+                format!(
+                    "can't be kept: TaskHandler {} is native, so there is no worker that {what}; remove {field}, or use a \
+                     TaskHandler with http, exec or upstream",
+                    handler.name
+                ),
+            );
+        };
+        if group.rate.is_some() {
+            needs_worker("spec.rateLimit", "counts the starts");
+        }
+        if !group.expire.is_zero() {
+            needs_worker("spec.timeouts.expire", "looks how long a task waited");
+        }
     }
     problems.done(())
 }
