@@ -93,6 +93,8 @@ struct Worker {
     callbacks: Callbacks,
     rate: RateGate,
     clock: Clock,
+    /// Cancelled when nothing new may start.
+    stopping: CancellationToken,
     /// Cancelled when what still runs has to be handed back.
     hurry: CancellationToken,
 }
@@ -182,6 +184,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         callbacks: Callbacks::default(),
         rate,
         clock,
+        stopping: shutdown.clone(),
         hurry: CancellationToken::new(),
     });
     tokio::select! {

@@ -121,7 +121,10 @@ pub async fn run(worker: &Worker, task: Delivery, turn: Turn) {
         outcome = work(worker, &task, id, &lease, turn) => outcome,
         cut = held.cut() => cut_off(&task, id, cut).await,
         () = lease.lost() => lost(worker, &task, id),
-        () = worker.hurry.cancelled() => hand_back(worker, &task, id, &lease).await,
+        () = worker.hurry.cancelled() => {
+            tracing::warn!(call_id = id, "not finished before this worker has to stop: the attempt is cut off");
+            hand_back(worker, &task, id, &lease).await
+        }
     };
     if outcome == Outcome::Done {
         let until = lease.until();
@@ -181,6 +184,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             return settle(&run, &history, attempt, verdict, &end).await;
         }
         Err(NoStart::Cancelled) => return cancelled(task, id).await,
+        Err(NoStart::Stopping) => return hand_back(worker, task, id, lease).await,
         Err(NoStart::PutOff(until)) => return put_off(&run, &history, attempt, until).await,
         Err(NoStart::Dead(death)) => Verdict::Dead(death),
     };
@@ -197,6 +201,8 @@ enum NoStart {
     Cancelled,
     /// The group is closed or suspended; when to try again.
     PutOff(Timestamp),
+    /// This worker stops before the group's rate allows a start.
+    Stopping,
     Dead(Death),
 }
 
@@ -227,6 +233,7 @@ async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -
             Err(NoStart::PutOff(until))
         }
         () = turn.start() => in_time(),
+        () = worker.stopping.cancelled() => Err(NoStart::Stopping),
     }
 }
 
@@ -407,7 +414,7 @@ fn lost(worker: &Worker, task: &Delivery, id: &str) -> Outcome {
     Outcome::Lost
 }
 
-/// What had to be cut off through no fault of its own goes back with the attempts that it had.
+/// A task that this worker can't run or finish, as it stops, goes to another with the attempts that it had.
 async fn hand_back(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>) -> Outcome {
     let history = History::of(task);
     let before = history.attempts.saturating_add(task.delivered()).saturating_sub(1);
@@ -429,10 +436,10 @@ async fn hand_back(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>
         _ if lease.is_held() => task.nak(Duration::ZERO, PATIENCE).await.is_ok(),
         _ => false,
     };
-    tracing::warn!(
+    tracing::info!(
         call_id = id,
         confirmed = told,
-        "not finished before this worker has to stop: the attempt is cut off, and the task goes to another worker"
+        "handed back: the task goes to another worker"
     );
     Outcome::HandedBack
 }

@@ -21,7 +21,7 @@ struct Shell {
 impl Shell {
     async fn with(group: &Group) -> Self {
         Self {
-            bed: Bed::with(group).await,
+            bed: Bed::with_relay(group).await,
             dir: tempfile::tempdir().expect("a directory"),
         }
     }

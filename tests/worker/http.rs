@@ -329,7 +329,7 @@ async fn bodies_of_a_mebibyte_go_both_ways() {
 
 #[tokio::test]
 async fn every_attempt_is_a_step_of_one_trace_that_the_log_names() {
-    let bed = Bed::with(&Group::default()).await;
+    let bed = Bed::with_relay(&Group::default()).await;
     let handler = Handler::start(|call| async move {
         if call.attempt() == 1 {
             (axum::http::StatusCode::SERVICE_UNAVAILABLE, String::new())

@@ -186,7 +186,7 @@ async fn a_thousand_per_second_start_without_a_burst() {
 
 /// A group of one start per minute, whose first task is done and whose second waits in hand.
 async fn one_waits(group: &Group, tasks: usize) -> (Bed, Handler, crate::process::Worker) {
-    let bed = Bed::with(group).await;
+    let bed = Bed::with_relay(group).await;
     let handler = quick().await;
     let worker = bed.ready_worker(&handler.url()).await;
     bed.publish_many(tasks).await;
@@ -315,8 +315,7 @@ async fn shared(bed: &Bed) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_worker_that_ends_leaves_the_start_that_it_had_reserved_to_the_others() {
-    let mut group = Group::default().rate(1, 15_000, 1);
-    group.settings.task_timeout_ms = 1000;
+    let group = Group::default().rate(1, 15_000, 1);
     let (bed, handler, mut worker) = one_waits(&group, 2).await;
     until("a start is reserved", async || {
         worker.metric("taskgroup_worker_rate_reservations_total").await == 2.0

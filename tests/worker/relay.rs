@@ -61,6 +61,7 @@ impl Relay {
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let (triggers, _) = mpsc::unbounded_channel();
         let context = Context::new(client, broker.clone(), settings, stores, metrics, triggers);
+        context.groups_are_shown();
         Self(tokio::spawn(async move {
             // A store is ready for as long as its writer lives.
             let _writers = (group_writer, handler_writer, deployment_writer);
