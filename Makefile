@@ -5,7 +5,7 @@ SCRIPTS := tests/cluster
 N ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint crds image cluster-up cluster-down bench-reconcile tools deny clean
+.PHONY: help demo demo-down test lint crds image cluster-up cluster-down bench-reconcile bench-worker tools deny clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ cluster-down: ## Take it down again
 bench-reconcile: ## From applied TaskGroups to running pipelines: time and requests against the floor (N=300)
 	@$(SCRIPTS)/tools api
 	@N=$(N) $(SCRIPTS)/release bench --bench reconcile
+
+bench-worker: ## The worker's speed, latency, use of its slots and memory against the floor (QUICK=1 to try it)
+	@$(SCRIPTS)/tools api
+	@ulimit -n "$$(ulimit -H -n)" && $(SCRIPTS)/release bench --bench worker
 
 tools: ## Get everything that the tests need (kept in ~/.cache/taskgroup)
 	@$(SCRIPTS)/tools api node image
