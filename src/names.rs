@@ -17,8 +17,8 @@ pub const DEAD_SUBJECTS: &str = "dead.>";
 /// Stream that keeps the tasks in back-off, and the callbacks to be tried again, of all groups.
 pub const DELAY_STREAM: &str = "TASKGROUP_DELAY";
 
-/// All subjects of [`DELAY_STREAM`]: what waits, what is due, and the marks of hand-overs that are void.
-pub const DELAY_SUBJECTS: [&str; 5] = ["delay.>", "due.>", "callback.>", "callback-due.>", "void.>"];
+/// All subjects of [`DELAY_STREAM`]: what waits, and what is due.
+pub const DELAY_SUBJECTS: [&str; 4] = ["delay.>", "due.>", "callback.>", "callback-due.>"];
 
 /// Subjects of [`DELAY_STREAM`] that its consumer [`RELAY`] reads.
 pub const DUE_SUBJECTS: [&str; 2] = ["due.>", "callback-due.>"];
@@ -138,29 +138,39 @@ impl Queue {
         format!("dead.{}.{}.{id}", self.namespace, self.name)
     }
 
-    /// Where a task in back-off waits.
-    pub fn delay(&self, id: &str) -> String {
-        format!("delay.{}.{}.{id}", self.namespace, self.name)
+    /// Where a task in back-off waits. With the number of the message that it continues, as a second
+    /// schedule under one subject replaces the first, and two tasks of one id must not.
+    pub fn delay(&self, id: &str, sequence: u64) -> String {
+        self.shared("delay", id, sequence)
     }
 
     /// Where a task is whose back-off is over, until the relay has put it into its queue.
-    pub fn due(&self, id: &str) -> String {
-        format!("due.{}.{}.{id}", self.namespace, self.name)
+    pub fn due(&self, id: &str, sequence: u64) -> String {
+        self.shared("due", id, sequence)
     }
 
     /// Where a callback waits until it is tried again.
-    pub fn callback(&self, id: &str) -> String {
-        format!("callback.{}.{}.{id}", self.namespace, self.name)
+    pub fn callback(&self, id: &str, sequence: u64) -> String {
+        self.shared("callback", id, sequence)
     }
 
     /// Where a callback is that is to be tried again now, until a worker has done so.
-    pub fn callback_due(&self, id: &str) -> String {
-        format!("callback-due.{}.{}.{id}", self.namespace, self.name)
+    pub fn callback_due(&self, id: &str, sequence: u64) -> String {
+        self.shared("callback-due", id, sequence)
     }
 
-    /// Where a mark is stored that what a task's earlier delivery might still hand over is void.
-    pub fn void(&self, id: &str) -> String {
-        format!("void.{}.{}.{id}", self.namespace, self.name)
+    fn shared(&self, kind: &str, id: &str, sequence: u64) -> String {
+        format!("{kind}.{}.{}.{id}.{sequence}", self.namespace, self.name)
+    }
+
+    /// All subjects of one kind (`delay`, `due`, …) that are about one task.
+    pub fn all_of_task(&self, kind: &str, id: &str) -> String {
+        format!("{kind}.{}.{}.{id}.*", self.namespace, self.name)
+    }
+
+    /// All subjects of one kind (`delay`, `due`, …) that are about this queue.
+    pub fn all_of_queue(&self, kind: &str) -> String {
+        format!("{kind}.{}.{}.>", self.namespace, self.name)
     }
 
     /// Where the group's rate is kept.
@@ -176,6 +186,13 @@ impl Queue {
     /// Where the relay asks one of the group's workers to make a callback.
     pub fn callback_request(&self) -> String {
         format!("worker-callback.{}.{}", self.namespace, self.name)
+    }
+
+    /// The queue, the task and the number of the message that a subject of [`DELAY_STREAM`] is about.
+    pub fn of_delayed<'a>(kind: &str, subject: &'a str) -> Option<(Self, &'a str, u64)> {
+        let (queue, rest) = Self::of_subject(kind, subject)?;
+        let (id, sequence) = rest.rsplit_once('.')?;
+        Some((queue, id, sequence.parse().ok()?))
     }
 
     /// The queue and the task that a subject `<kind>.<namespace>.<queue>.<task-id>` is about.
@@ -253,7 +270,14 @@ mod tests {
         assert_eq!(queue.task_id("tasks.crawl.acme2.a"), None);
         assert_eq!(queue.task_id("tasks.crawl.acme."), None);
         assert_eq!(queue.task_id(&queue.closed_task("42")), Some("42"));
-        assert_eq!(Queue::of_subject("dead", &queue.dead("a.b")), Some((queue, "a.b")));
+        assert_eq!(
+            Queue::of_subject("dead", &queue.dead("a.b")),
+            Some((queue.clone(), "a.b"))
+        );
+        assert_eq!(
+            Queue::of_delayed("due", &queue.due("a.b", 7)),
+            Some((queue.clone(), "a.b", 7))
+        );
         assert_eq!(Queue::of_subject("dead", "dead.crawl.acme"), None);
         assert_eq!(Queue::of_subject("due", "dead.crawl.acme.a"), None);
     }

@@ -76,6 +76,16 @@ impl WorkerSettings {
         Duration::from_millis(self.task_timeout_ms)
     }
 
+    /// How long a task may wait; `None` is for ever.
+    pub fn expire(&self) -> Option<Duration> {
+        (self.expire_ms > 0).then(|| Duration::from_millis(self.expire_ms))
+    }
+
+    /// Longest time that a handler's `Retry-After` closes the group.
+    pub fn max_retry_after(&self) -> Duration {
+        Duration::from_millis(self.max_retry_after_ms)
+    }
+
     /// As the one line of JSON that the consumer's metadata holds.
     pub fn to_json(&self) -> String {
         // A struct of plain numbers, booleans and strings can always be written.

@@ -27,6 +27,8 @@ pub mod history {
     pub const PUBLISHED: &str = "Taskgroup-Published";
     /// When its first attempt failed: RFC 3339, UTC.
     pub const FIRST_FAILURE: &str = "Taskgroup-First-Failure";
+    /// When its last attempt failed: RFC 3339, UTC.
+    pub const LAST_FAILURE: &str = "Taskgroup-Last-Failure";
 }
 
 /// Headers of a dead letter, beside the publisher's own.

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::names::{CONSUMER, DEAD_STREAM, DEAD_SUBJECTS, Queue, StreamName};
 use async_nats::jetstream::context::RequestErrorKind;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -20,7 +21,11 @@ struct Page<T> {
 
 impl Broker {
     /// One request of the JetStream API, by its subject without `$JS.API.`.
-    async fn request<T: DeserializeOwned>(&self, subject: String, body: &impl Serialize) -> Result<T, BrokerError> {
+    pub(super) async fn request<T: DeserializeOwned>(
+        &self,
+        subject: String,
+        body: &impl Serialize,
+    ) -> Result<T, BrokerError> {
         self.check()?;
         let answer: Value =
             self.jetstream
@@ -123,8 +128,17 @@ impl Broker {
         } else {
             json!({})
         };
+        self.pause(stream, &body).await
+    }
+
+    /// Holds back all deliveries of the group's consumer until `until`, whatever held them back before.
+    pub async fn pause_consumer_until(&self, stream: &StreamName, until: Timestamp) -> Result<(), BrokerError> {
+        self.pause(stream, &json!({"pause_until": until})).await
+    }
+
+    async fn pause(&self, stream: &StreamName, body: &Value) -> Result<(), BrokerError> {
         let _: Value = self
-            .request(format!("CONSUMER.PAUSE.{stream}.{CONSUMER}"), &body)
+            .request(format!("CONSUMER.PAUSE.{stream}.{CONSUMER}"), body)
             .await?;
         Ok(())
     }
@@ -175,7 +189,7 @@ impl Broker {
     }
 }
 
-fn absent<T>(result: Result<T, BrokerError>, not_found: u64) -> Result<Option<T>, BrokerError> {
+pub(super) fn absent<T>(result: Result<T, BrokerError>, not_found: u64) -> Result<Option<T>, BrokerError> {
     match result {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.is(not_found) => Ok(None),

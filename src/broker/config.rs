@@ -1,6 +1,7 @@
 //! What a stream or consumer should be, and what JetStream says it is.
 
 use crate::names::{self, StreamName};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, time::Duration};
@@ -45,8 +46,6 @@ pub struct StreamConfig {
 pub struct SharedStream {
     /// Whether it takes scheduled messages.
     pub allow_msg_schedules: bool,
-    /// Whether it takes messages that vanish after a time of their own.
-    pub allow_msg_ttl: bool,
     /// Whether its last message by subject can be asked for directly.
     pub allow_direct: bool,
     /// Most messages under one subject; -1 for no limit.
@@ -162,7 +161,6 @@ pub fn delays(instance: &str, replicas: u8) -> StreamConfig {
         retention: Retention::WorkQueue,
         shared: Some(SharedStream {
             allow_msg_schedules: true,
-            allow_msg_ttl: true,
             max_msgs_per_subject: -1,
             ..SharedStream::default()
         }),
@@ -237,12 +235,23 @@ pub struct ConsumerInfo {
     /// Messages delivered and not yet done.
     #[serde(default)]
     pub num_ack_pending: u64,
+    /// What was delivered last.
+    #[serde(default)]
+    pub delivered: Position,
     /// Whether deliveries are held back.
     #[serde(default)]
     pub paused: bool,
     /// For how long still, in nanoseconds.
     #[serde(default)]
     pub pause_remaining: u64,
+}
+
+/// A place in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Position {
+    /// Number of the message.
+    #[serde(default)]
+    pub stream_seq: u64,
 }
 
 impl StreamInfo {
@@ -271,6 +280,12 @@ impl ConsumerInfo {
     /// Deliveries in flight at once.
     pub fn max_ack_pending(&self) -> i64 {
         self.config.get("max_ack_pending").and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    /// Until when deliveries are held back, where they are. A suspension ends in 2262.
+    pub fn paused_until(&self) -> Option<Timestamp> {
+        let until = self.config.get("pause_until")?.as_str()?.parse().ok();
+        until.filter(|_| self.paused)
     }
 
     /// How long a delivery without a sign of life counts.

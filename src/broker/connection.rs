@@ -109,6 +109,11 @@ impl Broker {
         &self.servers
     }
 
+    /// The server we are connected to, as it names itself since it was started.
+    pub fn server_id(&self) -> String {
+        self.client.server_info().server_id
+    }
+
     /// Waits until the connection stands, or has been down for `grace`: most outages are a restart.
     pub async fn settled(&self, grace: Duration) {
         let mut link = self.link.clone();

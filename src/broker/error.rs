@@ -5,6 +5,10 @@ use serde::Deserialize;
 /// Error codes of the JetStream API that we tell apart
 /// (nats-server, `server/jetstream_errors_generated.go`).
 pub mod code {
+    /// Ours, not JetStream's: no stream listens to the subject of a message.
+    pub const NO_LISTENER: u64 = 1;
+    /// Ours, not JetStream's: the message is larger than the server takes.
+    pub const TOO_LARGE: u64 = 2;
     /// The consumer does not exist.
     pub const CONSUMER_NOT_FOUND: u64 = 10014;
     /// The account or server has no memory or disk left within its limits.
@@ -29,6 +33,12 @@ pub mod code {
     pub const STREAM_NOT_FOUND: u64 = 10059;
     /// Copies were asked for, but the server stands alone.
     pub const REPLICAS_NOT_SUPPORTED: u64 = 10074;
+    /// There is no message under this subject or number.
+    pub const MESSAGE_NOT_FOUND: u64 = 10037;
+    /// There is no message with this number to be deleted.
+    pub const SEQUENCE_NOT_FOUND: u64 = 10043;
+    /// The message is larger than the stream takes.
+    pub const MESSAGE_TOO_LARGE: u64 = 10054;
     /// The stream is full and refuses new messages.
     pub const STREAM_FULL: u64 = 10077;
     /// The cluster has fewer suitable servers than copies were asked for.

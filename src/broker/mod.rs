@@ -10,15 +10,20 @@ mod connection;
 mod drift;
 mod error;
 mod events;
+mod message;
 mod publish;
 mod pull;
+mod question;
 
 pub use config::{
-    ConsumerConfig, ConsumerInfo, Discard, Retention, SharedStream, Storage, StreamConfig, StreamInfo, StreamState,
-    dead_letters, delays, rates,
+    ConsumerConfig, ConsumerInfo, Discard, Position, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
+    StreamState, dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, events};
+pub use message::StoredMessage;
+pub use publish::Receipt;
 pub use pull::{Arrival, Delivery, PullEnd, PullInbox, Stored};
+pub use question::Question;

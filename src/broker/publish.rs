@@ -15,12 +15,29 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct Answer {
     error: Option<Refusal>,
+    #[serde(default)]
+    duplicate: bool,
+}
+
+/// That a stream keeps a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Receipt {
+    /// It is stored now.
+    Stored,
+    /// One with the same `Nats-Msg-Id` was stored before, and this one was dropped.
+    Duplicate,
 }
 
 impl Broker {
     /// Publishes a message; `Ok` once a stream has stored it, or had stored it before under the same
     /// `Nats-Msg-Id`. Headers that NATS can't carry (a line break in a value) are left out.
-    pub async fn store(&self, subject: &str, headers: &[(String, String)], payload: Bytes) -> Result<(), BrokerError> {
+    pub async fn store(
+        &self,
+        subject: &str,
+        headers: &[(String, String)],
+        payload: Bytes,
+    ) -> Result<Receipt, BrokerError> {
         self.check()?;
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -37,19 +54,21 @@ impl Broker {
         let answer = self.client.send_request(subject.to_owned(), request).await;
         let answer = answer.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => refused(
-                code::STREAM_NOT_FOUND,
+                code::NO_LISTENER,
                 "no stream listens to this subject; the operator makes it".to_owned(),
             ),
             RequestErrorKind::MaxPayloadExceeded => refused(
-                0,
+                code::TOO_LARGE,
                 format!("it is larger than max_payload of the NATS server ({error}); raise max_payload there"),
             ),
             RequestErrorKind::TimedOut => self.unreachable(format!("no answer to a message to {subject} in time")),
             _ => self.unreachable(&error),
         })?;
         match serde_json::from_slice::<Answer>(&answer.payload) {
-            Ok(Answer { error: None }) => Ok(()),
-            Ok(Answer { error: Some(refusal) }) => Err(refused(refusal.err_code, refusal.description)),
+            Ok(Answer { error: None, duplicate }) => Ok(if duplicate { Receipt::Duplicate } else { Receipt::Stored }),
+            Ok(Answer {
+                error: Some(refusal), ..
+            }) => Err(refused(refusal.err_code, refusal.description)),
             Err(cause) => Err(BrokerError::Unreadable {
                 request: format!("a message to {subject}"),
                 cause: cause.to_string(),

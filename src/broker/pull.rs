@@ -9,6 +9,7 @@ use crate::names::{CONSUMER, Queue, StreamName};
 use async_nats::{Message, Request, Subject, Subscriber, client::RequestErrorKind};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
+use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -193,6 +194,19 @@ pub struct Stored {
     pub at: u64,
 }
 
+impl Stored {
+    /// How long ago it was stored, seen from `now`.
+    pub fn age(self, now: Timestamp) -> Duration {
+        let at = Timestamp::from_nanosecond(self.at.into()).unwrap_or_default();
+        Duration::try_from(now.duration_since(at)).unwrap_or_default()
+    }
+
+    /// The message, told from all others that ever were in a stream of this name.
+    pub fn origin(self, stream: &StreamName) -> String {
+        format!("{stream}:{}:{}", self.sequence, self.at)
+    }
+}
+
 impl Delivery {
     fn new(broker: &Broker, message: Message) -> Option<Self> {
         let reply = message.reply.clone()?;
@@ -217,6 +231,11 @@ impl Delivery {
         self.message.payload.clone()
     }
 
+    /// The first value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        Some(self.message.headers.as_ref()?.get(name)?.as_str())
+    }
+
     /// The publisher's headers, each value of a repeated one by itself.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let headers = self.message.headers.iter();
@@ -237,9 +256,23 @@ impl Delivery {
         self.stored
     }
 
-    /// When it came.
+    /// When it came, at the latest: its lease counts from then.
     pub fn received(&self) -> Instant {
         self.received
+    }
+
+    /// It may have come at any time since `since`: this process stood still meanwhile.
+    pub fn may_have_come(&mut self, since: Instant) {
+        self.received = self.received.min(since);
+    }
+
+    /// The task is done: the server removes it. Returns when the word is on its way; that a later one to
+    /// the same consumer is confirmed ([`Delivery::ack`]) means that this one was heard, as the
+    /// connection and the consumer keep the order.
+    pub async fn ack_unconfirmed(&self) -> Result<(), BrokerError> {
+        self.broker.check()?;
+        let sent = self.broker.client.publish(self.reply.clone(), "+ACK".into()).await;
+        sent.map_err(|error| self.broker.unreachable(error))
     }
 
     /// The task is done (or kept elsewhere): the server removes it. `Ok` once the server said so.

@@ -39,6 +39,11 @@ pub fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
+/// Anything from nothing to `longest`.
+pub fn full_jitter(longest: Duration) -> Duration {
+    longest.mul_f64(rand::rng().random_range(0.0..=1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

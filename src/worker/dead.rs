@@ -1,82 +1,77 @@
 //! A dead letter: stored for certain before the task leaves its queue.
 
-use super::{Worker, backoff::Backoff, policy::Death, watch::Terms};
+use super::{
+    handover::{self, HandOver},
+    history::History,
+    policy::{Death, MAX_ERROR, Reason},
+    run_task::Run,
+};
 use crate::{
-    broker::{Delivery, Stored},
+    names::DEAD_STREAM,
     task::{dead_headers, is_ours},
 };
 use jiff::Timestamp;
-use std::time::Duration;
-use tokio::time;
 
-/// Longest text of an error in a header, in bytes.
-const MAX_ERROR: usize = 1024;
-
-/// Stores the dead letter of `task`, trying for as long as it takes: the caller keeps the lease, and
-/// drops this future when it is lost.
-pub async fn store(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, death: &Death) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let subject = worker.queue.dead(id);
-    // With the time: the numbers of a stream that is made again begin anew, and the letter of another
-    // task must not pass for this one's.
-    let Stored { sequence, at } = task.stored();
-    let msg_id = format!("{}:{sequence}:{at}", worker.queue.stream());
-    let mut last_error = String::new();
-    loop {
-        let room = worker.broker.max_payload().saturating_sub(task.payload().len());
-        let headers = headers(
-            task.headers(),
-            &msg_id,
-            &terms.settings.group,
-            death,
-            Timestamp::now(),
-            room,
-        );
-        let Err(error) = worker.broker.store(&subject, &headers, task.payload()).await else {
-            return;
-        };
-        let error = error.to_string();
-        if error != last_error {
-            tracing::warn!(
-                call_id = id,
-                %error,
-                "the dead letter can't be stored: the task stays in its queue, and the worker tries again"
-            );
-            last_error = error;
-        }
-        time::sleep(backoff.next()).await;
-    }
+/// Stores the dead letter of a task.
+pub async fn store(run: &Run<'_>, history: &History, death: &Death, now: Timestamp) -> HandOver {
+    let subject = run.worker.queue.dead(run.id);
+    let room = run.worker.broker.max_payload().saturating_sub(run.task.payload().len());
+    let letter = Letter {
+        // With the time: the numbers of a stream that is made again begin anew, and the letter of
+        // another task must not pass for this one's.
+        origin: &run.origin(),
+        group: &run.terms.settings.group,
+        history,
+        death,
+        now,
+    };
+    let headers = letter.headers(run.task.headers(), room);
+    handover::store(run, DEAD_STREAM, &subject, &headers).await
 }
 
-/// The headers of a dead letter: the publisher's, and those that say how the task died. In `room`
-/// bytes: the error is the first thing that is left out.
-fn headers<'a>(
-    publishers: impl Iterator<Item = (&'a str, &'a str)>,
-    msg_id: &str,
-    group: &str,
-    death: &Death,
+/// What a dead letter says.
+struct Letter<'a> {
+    origin: &'a str,
+    group: &'a str,
+    history: &'a History,
+    death: &'a Death,
     now: Timestamp,
-    room: usize,
-) -> Vec<(String, String)> {
-    // Headers that JetStream acts on (deduplication, expectations, schedules) were meant for the queue.
-    let mut headers: Vec<_> = publishers
-        .filter(|(name, _)| !is_ours(name))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    for (name, value) in [
-        ("Nats-Msg-Id", msg_id.to_owned()),
-        (dead_headers::GROUP, group.to_owned()),
-        (dead_headers::REASON, death.reason.as_str().to_owned()),
-        (dead_headers::ATTEMPTS, death.attempts.to_string()),
-        (dead_headers::AT, now.to_string()),
-    ] {
-        headers.push((name.to_owned(), value));
+}
+
+impl Letter<'_> {
+    /// The publisher's headers, and those that say how the task died. In `room` bytes: the error is the
+    /// first thing that is left out.
+    fn headers<'a>(&self, publishers: impl Iterator<Item = (&'a str, &'a str)>, room: usize) -> Vec<(String, String)> {
+        let Self { death, history, .. } = self;
+        // Headers that JetStream acts on (deduplication, expectations, schedules) were meant for the queue.
+        let mut headers: Vec<_> = publishers
+            .filter(|(name, _)| !is_ours(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let mut add = |name: &str, value: String| headers.push((name.to_owned(), value));
+        add("Nats-Msg-Id", self.origin.to_owned());
+        add(dead_headers::ORIGIN, self.origin.to_owned());
+        add(dead_headers::GROUP, self.group.to_owned());
+        add(dead_headers::REASON, death.reason.as_str().to_owned());
+        add(dead_headers::ATTEMPTS, death.attempts.to_string());
+        add(dead_headers::AT, self.now.to_string());
+        if let Some(status) = death.status {
+            add(dead_headers::STATUS, status.to_string());
+        }
+        // The last attempt failed just now, if there was one in this worker's hands.
+        let failed_now = matches!(death.reason, Reason::MaxAttempts | Reason::Permanent).then_some(self.now);
+        if let Some(at) = history.first_failure.or(failed_now) {
+            add(dead_headers::FIRST_FAILURE, at.to_string());
+        }
+        if let Some(at) = failed_now.or(history.last_failure) {
+            add(dead_headers::LAST_FAILURE, at.to_string());
+        }
+        let error = (dead_headers::ERROR.to_owned(), one_line(&death.error));
+        if size(&headers) + size([&error]) <= room {
+            headers.push(error);
+        }
+        headers
     }
-    let error = (dead_headers::ERROR.to_owned(), one_line(&death.error));
-    if size(&headers) + size([&error]) <= room {
-        headers.push(error);
-    }
-    headers
 }
 
 /// As NATS writes them (within a few bytes).
@@ -102,37 +97,60 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::policy::Reason;
 
-    fn letter(error: &str, room: usize) -> Vec<String> {
-        let death = Death {
-            reason: Reason::MaxAttempts,
-            error: error.into(),
-            attempts: 5,
+    fn letter(reason: Reason, error: &str, room: usize) -> Vec<String> {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let letter = Letter {
+            origin: "tg_a_b:7:9",
+            group: "acme",
+            history: &History::after(
+                4,
+                at("2026-11-21T09:00:00Z"),
+                at("2026-11-21T09:00:01Z"),
+                at("2026-11-21T09:00:04Z"),
+            ),
+            death: &Death {
+                reason,
+                error: error.into(),
+                status: (reason == Reason::MaxAttempts).then_some(500),
+                attempts: 5,
+            },
+            now: at("2026-11-21T10:00:00Z"),
         };
-        let now: Timestamp = "2026-11-21T10:00:00Z".parse().expect("a time");
         let publishers = [("X-Mine", "1"), ("Nats-Msg-Id", "theirs"), ("nats-rollup", "sub")];
-        headers(publishers.into_iter(), "tg_a_b:7", "acme", &death, now, room)
-            .into_iter()
-            .map(|(name, value)| format!("{name}: {value}"))
-            .collect()
+        let headers = letter.headers(publishers.into_iter(), room).into_iter();
+        headers.map(|(name, value)| format!("{name}: {value}")).collect()
     }
 
     #[test]
     fn a_dead_letter_says_how_the_task_died() {
         let mut expected = vec![
             "X-Mine: 1",
-            "Nats-Msg-Id: tg_a_b:7",
+            "Nats-Msg-Id: tg_a_b:7:9",
+            "X-Dead-Origin: tg_a_b:7:9",
             "X-Dead-Group: acme",
             "X-Dead-Reason: MaxAttempts",
             "X-Dead-Attempts: 5",
             "X-Dead-At: 2026-11-21T10:00:00Z",
+            "X-Dead-Status: 500",
+            "X-Dead-First-Failure: 2026-11-21T09:00:01Z",
+            "X-Dead-Last-Failure: 2026-11-21T10:00:00Z",
             "X-Dead-Error: status 500: two lines",
         ];
-        assert_eq!(letter("status 500: two\nlines", 1_000_000), expected);
+        let reason = Reason::MaxAttempts;
+        assert_eq!(letter(reason, "status 500: two\nlines", 1_000_000), expected);
         // A task as large as NATS allows leaves no room for the error.
         expected.pop();
-        assert_eq!(letter("status 500: two\nlines", 180), expected);
+        assert_eq!(letter(reason, "status 500: two\nlines", 330), expected);
+    }
+
+    #[test]
+    fn a_task_that_expired_failed_last_when_it_was_last_tried() {
+        let letter = letter(Reason::Expired, "too old", 1_000_000);
+        assert!(
+            letter.contains(&"X-Dead-Last-Failure: 2026-11-21T09:00:04Z".to_owned()),
+            "{letter:?}"
+        );
     }
 
     #[test]

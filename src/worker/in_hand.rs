@@ -1,15 +1,48 @@
-//! The tasks that this worker has in hand. A broker that crashed, or whose consumer was made again,
-//! forgot that it delivered them, and delivers them once more: then they are not run once more here.
+//! The tasks that this worker has in hand, and what it remembers of those it had. A broker that crashed,
+//! or whose consumer was made again, forgot that it delivered them, and delivers them once more: then
+//! they are not run once more here.
 
 use crate::broker::Stored;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
+
+/// How many finished tasks are remembered, for the answer to who wants to cancel one.
+const FINISHED: usize = 1000;
+
+/// For how long a cancelled task is not started that was on its way when it was cancelled.
+const CANCELLED: Duration = Duration::from_secs(60);
 
 /// The tasks. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct InHand(Arc<Mutex<HashMap<Stored, State>>>);
+pub struct InHand(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    tasks: HashMap<Stored, Task>,
+    /// Ids, the latest at the end.
+    finished: VecDeque<Box<str>>,
+    cancelled: Vec<CancelledTask>,
+}
+
+#[derive(Debug)]
+struct Task {
+    id: Box<str>,
+    state: State,
+    cut: Option<oneshot::Sender<Cut>>,
+    /// Dropped with the task: tells those that wait for its end.
+    over: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct CancelledTask {
+    id: Box<str>,
+    up_to: u64,
+    at: Instant,
+}
 
 /// How far a task in hand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +53,33 @@ pub enum State {
     Done,
 }
 
+/// Why a task is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// The broker forgot that it delivered it, and may deliver it to another worker.
+    Forgotten,
+}
+
+/// What there is of a task that somebody cancels.
+#[derive(Debug)]
+pub enum Found {
+    /// It runs and is being cut off; ends when it is over.
+    Running(oneshot::Receiver<()>),
+    /// It is finished.
+    Finished,
+    /// Nothing.
+    Nothing,
+}
+
 /// A task in hand, until this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Held {
     all: InHand,
     task: Stored,
+    cut: oneshot::Receiver<Cut>,
 }
 
 impl InHand {
@@ -33,52 +87,176 @@ impl InHand {
     ///
     /// # Errors
     /// How far it is, where it is in hand already.
-    pub fn take(&self, task: Stored) -> Result<Held, State> {
-        match self.lock().entry(task) {
-            Entry::Occupied(entry) => Err(*entry.get()),
+    pub fn take(&self, task: Stored, id: &str) -> Result<Held, State> {
+        match self.lock().tasks.entry(task) {
+            Entry::Occupied(entry) => Err(entry.get().state),
             Entry::Vacant(entry) => {
-                entry.insert(State::Running);
+                let (cut_off, cut) = oneshot::channel();
+                entry.insert(Task {
+                    id: id.into(),
+                    state: State::Running,
+                    cut: Some(cut_off),
+                    over: Vec::new(),
+                });
                 Ok(Held {
                     all: self.clone(),
                     task,
+                    cut,
                 })
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Stored, State>> {
+    /// Cuts those off that run and whose message comes after number `sequence`; says how many.
+    pub fn cut_off_after(&self, sequence: u64) -> usize {
+        let mut books = self.lock();
+        let forgotten = books
+            .tasks
+            .iter_mut()
+            .filter(|(stored, task)| stored.sequence > sequence && task.state == State::Running);
+        forgotten
+            .filter_map(|(_, task)| task.cut.take()?.send(Cut::Forgotten).ok())
+            .count()
+    }
+
+    /// Cuts a task off, and remembers not to start it where its message has at most the number `up_to`.
+    pub fn cancel(&self, id: &str, up_to: u64) -> Found {
+        let mut books = self.lock();
+        books.cancelled.retain(|task| task.at.elapsed() < CANCELLED);
+        books.cancelled.push(CancelledTask {
+            id: id.into(),
+            up_to,
+            at: Instant::now(),
+        });
+        let running = books
+            .tasks
+            .values_mut()
+            .find(|task| *task.id == *id && task.state == State::Running);
+        if let Some(task) = running {
+            let (over, wait) = oneshot::channel();
+            task.over.push(over);
+            if let Some(cut) = task.cut.take() {
+                let _ = cut.send(Cut::Cancelled);
+            }
+            return Found::Running(wait);
+        }
+        drop(books);
+        if self.is_finished(id) {
+            Found::Finished
+        } else {
+            Found::Nothing
+        }
+    }
+
+    /// Whether a task was finished here (done, or dead), as far as is remembered.
+    pub fn is_finished(&self, id: &str) -> bool {
+        let books = self.lock();
+        let done = |task: &Task| *task.id == *id && task.state == State::Done;
+        books.tasks.values().any(done) || books.finished.iter().any(|finished| **finished == *id)
+    }
+
+    /// Whether a task was cancelled when its message was there already.
+    pub fn is_cancelled(&self, id: &str, sequence: u64) -> bool {
+        let books = self.lock();
+        books
+            .cancelled
+            .iter()
+            .any(|task| sequence <= task.up_to && *task.id == *id && task.at.elapsed() < CANCELLED)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Held {
+    /// Waits until it is to be cut off.
+    pub async fn cut(&mut self) -> Cut {
+        match (&mut self.cut).await {
+            Ok(cut) => cut,
+            // Its other end lives as long as this.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// It is done.
     pub fn done(&self) {
-        self.all.lock().insert(self.task, State::Done);
+        let mut books = self.all.lock();
+        if let Some(task) = books.tasks.get_mut(&self.task) {
+            task.state = State::Done;
+        }
+    }
+
+    /// It is finished, and is remembered as such.
+    pub fn finished(self) {
+        let mut books = self.all.lock();
+        if let Some(task) = books.tasks.remove(&self.task) {
+            if books.finished.len() >= FINISHED {
+                books.finished.pop_front();
+            }
+            books.finished.push_back(task.id);
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.task);
+        self.all.lock().tasks.remove(&self.task);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
+
+    const TASK: Stored = Stored { sequence: 7, at: 10 };
 
     #[test]
     fn a_task_is_in_hand_until_it_is_let_go() {
         let all = InHand::default();
-        let task = Stored { sequence: 1, at: 10 };
-        let held = all.take(task).expect("it is not in hand");
-        assert_eq!(all.take(task).err(), Some(State::Running));
+        let held = all.take(TASK, "a").expect("it is not in hand");
+        assert_eq!(all.take(TASK, "a").err(), Some(State::Running));
         held.done();
-        assert_eq!(all.take(task).err(), Some(State::Done));
-        // The first task of a stream that was made again is another one.
-        assert!(all.take(Stored { sequence: 1, at: 20 }).is_ok());
+        assert_eq!(all.take(TASK, "a").err(), Some(State::Done));
+        // The same number in a stream that was made again is another one.
+        assert!(all.take(Stored { at: 20, ..TASK }, "a").is_ok());
         drop(held);
-        assert!(all.take(task).is_ok());
+        assert!(all.take(TASK, "a").is_ok());
+    }
+
+    #[test]
+    fn only_what_the_broker_forgot_is_cut_off() {
+        let all = InHand::default();
+        let mut held = all.take(TASK, "a").expect("it is not in hand");
+        assert_eq!(all.cut_off_after(7), 0);
+        assert_eq!(held.cut().now_or_never(), None);
+        assert_eq!(all.cut_off_after(6), 1);
+        assert_eq!(held.cut().now_or_never(), Some(Cut::Forgotten));
+        assert_eq!(all.cut_off_after(6), 0, "once");
+    }
+
+    #[test]
+    fn who_cancels_a_task_hears_how_far_it_was() {
+        let all = InHand::default();
+        assert!(matches!(all.cancel("a", 0), Found::Nothing));
+        let mut held = all.take(TASK, "a").expect("it is not in hand");
+        let Found::Running(mut over) = all.cancel("a", 7) else {
+            panic!("it runs");
+        };
+        assert_eq!(held.cut().now_or_never(), Some(Cut::Cancelled));
+        assert!(matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        held.finished();
+        assert!(matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(matches!(all.cancel("a", 7), Found::Finished));
+    }
+
+    #[test]
+    fn a_cancelled_task_is_not_started_but_a_later_one_of_its_id_is() {
+        let all = InHand::default();
+        let _nothing = all.cancel("a", 7);
+        assert!(all.is_cancelled("a", 7));
+        assert!(!all.is_cancelled("a", 8));
+        assert!(!all.is_cancelled("b", 7));
     }
 }

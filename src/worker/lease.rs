@@ -1,9 +1,12 @@
 //! The lease on a delivered task: renewed while the task runs, and given up before the broker would
 //! give the task to another worker.
 
-use super::{metrics::Metrics, watch::Known};
-use crate::broker::Delivery;
-use std::time::{Duration, Instant};
+use super::watch::Known;
+use crate::broker::{Delivery, Link};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::{sync::watch, time};
 
 /// The times of a lease, from the last moment that it was held for certain.
@@ -31,48 +34,96 @@ impl Times {
     }
 }
 
-/// Renews the lease of `task` for as long as this future is polled. Ends only when the lease is lost.
-///
-/// A task that is shorter than a third of `ackWait` costs one timer and no message.
-pub async fn keep(task: &Delivery, mut known: watch::Receiver<Known>, metrics: &Metrics) {
-    // The broker's clock starts anew when it handles a renewal, which is after it was sent.
-    let mut held = task.received();
-    let mut ack_wait = ack_wait(&mut known);
-    loop {
-        let times = Times::of(ack_wait);
-        tokio::select! {
-            () = time::sleep_until((held + times.renew).into()) => {}
-            Ok(()) = known.changed() => {
-                let now = self::ack_wait(&mut known);
-                if now == ack_wait {
-                    continue;
-                }
-                // A changed ackWait counts for what runs, too: renew now, and by its measure.
-                ack_wait = now;
-            }
-        }
-        let Some(renewed) = renew(task, held + Times::of(ack_wait).fence, Times::of(ack_wait)).await else {
-            metrics.leases_lost.inc();
-            return;
-        };
-        held = renewed;
-    }
+/// The lease on one delivered task.
+pub struct Lease<'a> {
+    task: &'a Delivery,
+    known: watch::Receiver<Known>,
+    link: watch::Receiver<Link>,
+    until: Mutex<Instant>,
 }
 
-/// Tries until the broker confirms, and returns when the lease was renewed; `None` when `fence` came first.
-async fn renew(task: &Delivery, fence: Instant, times: Times) -> Option<Instant> {
-    loop {
-        let sent = Instant::now();
-        if sent >= fence {
-            return None;
+impl<'a> Lease<'a> {
+    /// The lease that came with `task`.
+    pub fn new(task: &'a Delivery, mut known: watch::Receiver<Known>, mut link: watch::Receiver<Link>) -> Self {
+        link.mark_unchanged();
+        let until = task.received() + Times::of(ack_wait(&mut known)).fence;
+        Self {
+            task,
+            known,
+            link,
+            until: Mutex::new(until),
         }
-        match time::timeout_at(fence.into(), task.in_progress(times.patience)).await {
-            Ok(Ok(())) => return Some(sent),
-            Ok(Err(error)) => tracing::debug!(%error, task = task.subject(), "the lease was not renewed; trying again"),
-            Err(_) => return None,
+    }
+
+    /// Until when it is held, as things stand.
+    pub fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is held still. After it, no word about the task may be said: it would count for the
+    /// task's new owner. To be asked before each, as this process may have stood still.
+    pub fn is_held(&self) -> bool {
+        Instant::now() < self.until()
+    }
+
+    /// Renews the lease for as long as this future is polled. Ends only when it is lost.
+    ///
+    /// A task that is shorter than a third of `ackWait` costs one timer and no message.
+    pub async fn lost(&self) {
+        let (mut known, mut link) = (self.known.clone(), self.link.clone());
+        // The broker's clock starts anew when it handles a renewal, which is after it was sent.
+        let mut held = self.task.received();
+        let mut ack_wait = ack_wait(&mut known);
+        loop {
+            let times = Times::of(ack_wait);
+            tokio::select! {
+                () = time::sleep_until((held + times.renew).into()) => {}
+                Ok(()) = known.changed() => {
+                    let now = self::ack_wait(&mut known);
+                    if now == ack_wait {
+                        continue;
+                    }
+                    // A changed ackWait counts for what runs, too: renew now, and by its measure.
+                    ack_wait = now;
+                    self.set(held + Times::of(ack_wait).fence);
+                }
+                Ok(()) = link.changed() => {
+                    // A server that was restarted may deliver again too soon: it is told at once.
+                    if !link.borrow_and_update().up {
+                        continue;
+                    }
+                }
+            }
+            let times = Times::of(ack_wait);
+            let Some(renewed) = self.renew(held + times.fence, times).await else {
+                return;
+            };
+            held = renewed;
+            self.set(held + times.fence);
         }
-        let pause = (sent + times.patience / 2).min(fence);
-        time::sleep_until(pause.into()).await;
+    }
+
+    fn set(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Tries until the broker confirms, and returns when the lease was renewed; `None` when `fence` came first.
+    async fn renew(&self, fence: Instant, times: Times) -> Option<Instant> {
+        loop {
+            let sent = Instant::now();
+            if sent >= fence {
+                return None;
+            }
+            match time::timeout_at(fence.into(), self.task.in_progress(times.patience)).await {
+                Ok(Ok(())) => return Some(sent),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, task = self.task.subject(), "the lease was not renewed; trying again");
+                }
+                Err(_) => return None,
+            }
+            let pause = (sent + times.patience / 2).min(fence);
+            time::sleep_until(pause.into()).await;
+        }
     }
 }
 

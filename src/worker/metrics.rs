@@ -20,6 +20,12 @@ pub struct Metrics {
     pub attempts: Family<AttemptEnd, Counter>,
     /// How long the attempts took.
     pub attempt_duration: Histogram,
+    /// How long the tasks waited in their queue before an attempt.
+    pub queue_wait: Histogram,
+    /// How often the handler closed the group for a while.
+    pub closes: Counter,
+    /// Hand-overs to another stream that were tried in vain.
+    pub handovers_failed: Counter,
     /// Leases that could not be renewed in time.
     pub leases_lost: Counter,
     /// Dead letters stored, by reason.
@@ -30,7 +36,8 @@ pub struct Metrics {
     pub pulls: Counter,
 }
 
-/// What became of a task: `done`, `retried`, `dead_lettered`, `dropped`, `lost`, `handed_back`.
+/// What became of a task: `done`, `retried`, `put_off`, `dead_lettered`, `dropped`, `cancelled`,
+/// `gone_on`, `lost`, `handed_back`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
     /// The word.
@@ -66,6 +73,9 @@ impl Metrics {
             tasks: Family::default(),
             attempts: Family::default(),
             attempt_duration: Histogram::new(DURATIONS),
+            queue_wait: Histogram::new(DURATIONS),
+            closes: Counter::default(),
+            handovers_failed: Counter::default(),
             leases_lost: Counter::default(),
             dead_letters: Family::default(),
             acks_unconfirmed: Counter::default(),
@@ -86,6 +96,22 @@ impl Metrics {
             "How long the attempts took",
             Unit::Seconds,
             metrics.attempt_duration.clone(),
+        );
+        registry.register_with_unit(
+            "queue_wait",
+            "How long the tasks waited in their queue before an attempt",
+            Unit::Seconds,
+            metrics.queue_wait.clone(),
+        );
+        registry.register(
+            "closes",
+            "How often the handler closed the group for a while, by Retry-After",
+            metrics.closes.clone(),
+        );
+        registry.register(
+            "handovers_failed",
+            "Tasks that could not be put into the delays or the dead letters at once",
+            metrics.handovers_failed.clone(),
         );
         registry.register(
             "leases_lost",

@@ -1,28 +1,43 @@
 //! The worker: runs the tasks of one group, each as a request to its handler.
 //!
-//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the handler (`http`), keeps
-//! the `lease` meanwhile and does what `policy` says with the result. `slots` counts what may be asked
-//! for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the handler is there, `drained` is
-//! for the handler's shutdown hook. `slots` and `policy` are pure.
+//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the `handler`, keeps the
+//! `lease` meanwhile and does what `policy` says with the result: `acks` for what is done, a `handover`
+//! for what is tried again (`history`) or `dead`, a `closing` of the whole group. `slots` counts what
+//! may be asked for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the
+//! handler is there, `cancel` answers who cancels a task, `drained` is for the handler's shutdown hook.
+//! `slots`, `policy`, `history` and `retry_after` are pure.
 
+mod acks;
 mod backoff;
+mod cancel;
+mod closing;
 mod dead;
 mod drained;
 mod gate;
 mod handler;
+mod handover;
+mod history;
 mod http;
 mod in_hand;
 mod lease;
 mod metrics;
 mod policy;
 mod pull_loop;
+mod pulse;
 mod retry_after;
 mod run_task;
 mod slots;
 mod watch;
 
 use self::{
-    drained::Drained, gate::Gate, handler::Handler, http::HttpHandler, in_hand::InHand, metrics::Metrics, watch::Known,
+    acks::Acks,
+    drained::Drained,
+    gate::Gate,
+    handler::Handler,
+    http::HttpHandler,
+    in_hand::InHand,
+    metrics::Metrics,
+    watch::{Known, Terms},
 };
 pub use self::{
     handler::{Attempt, InProcess},
@@ -34,6 +49,7 @@ use crate::{
     cli::WorkerArgs,
     names::{Queue, is_dns_label},
 };
+use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -51,13 +67,32 @@ struct Worker {
     broker: Broker,
     handler: Handler,
     gate: Gate,
-    known: channel::Receiver<Known>,
+    known: channel::Sender<Known>,
     /// Reads the consumer anew.
     look_again: Arc<Notify>,
     metrics: Metrics,
     in_hand: InHand,
+    acks: Acks,
     /// Cancelled when what still runs has to be handed back.
     hurry: CancellationToken,
+}
+
+impl Worker {
+    /// What the group's workers keep to, as far as is known.
+    fn terms(&self) -> Option<Arc<Terms>> {
+        self.known.borrow().terms.clone()
+    }
+
+    /// Until when nothing new may start, if so.
+    fn paused_until(&self) -> Option<Timestamp> {
+        let until = self.known.borrow().paused_until;
+        until.filter(|until| self.now() < *until)
+    }
+
+    /// The time.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
 }
 
 /// Runs the tasks of one group until `shutdown`; then finishes what runs and returns.
@@ -94,33 +129,31 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
     let (addr, admin) = admin::start(app, args.serve.admin_addr, admin_shutdown.clone()).await?;
     tracing::info!(%queue, handler = args.handler_url, admin = %addr, "worker started");
 
-    let (known_sender, known) = channel::channel(Known {
-        terms: None,
-        missing: Some(format!(
-            "reading the group's settings from NATS at {}",
-            broker.servers()
-        )),
-    });
+    let (acks, mut unconfirmed) = acks::channel();
     let worker = Arc::new(Worker {
         gate,
+        known: channel::Sender::new(Known {
+            terms: None,
+            missing: Some(format!(
+                "reading the group's settings from NATS at {}",
+                broker.servers()
+            )),
+            paused_until: None,
+        }),
         queue,
         broker,
         handler,
-        known,
         look_again: Arc::default(),
         metrics,
         in_hand: InHand::default(),
+        acks,
         hurry: CancellationToken::new(),
     });
-    let watch = watch::watch(
-        worker.broker.clone(),
-        worker.queue.clone(),
-        known_sender,
-        worker.look_again.clone(),
-    );
     tokio::select! {
-        () = watch => {}
+        () = watch::watch(&worker) => {}
         () = worker.gate.keep() => {}
+        () = cancel::answer(worker.clone()) => {}
+        () = unconfirmed.confirm(&worker) => {}
         () = pull_loop::run(worker.clone(), readiness, shutdown) => {}
     }
 

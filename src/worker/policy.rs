@@ -60,8 +60,11 @@ const PERMANENT_EXIT: i32 = 65;
 pub enum Verdict {
     /// It is done.
     Done,
-    /// It gets another attempt; this is what went wrong.
-    Retry(String),
+    /// It gets another attempt after a back-off.
+    Retry,
+    /// The handler wants no tasks of the group for so long: it gets another attempt then, and this one
+    /// does not count.
+    Close(Duration),
     /// It gets none.
     Dead(Death),
 }
@@ -73,6 +76,8 @@ pub struct Death {
     pub reason: Reason,
     /// What the last attempt said.
     pub error: String,
+    /// HTTP status or exit code of the last attempt.
+    pub status: Option<i32>,
     /// How often it was tried.
     pub attempts: u32,
 }
@@ -86,6 +91,8 @@ pub enum Reason {
     Permanent,
     /// The workers that ran it died or lost it, every time.
     WorkerLost,
+    /// It waited longer than it may.
+    Expired,
 }
 
 impl Reason {
@@ -95,6 +102,19 @@ impl Reason {
             Self::MaxAttempts => "MaxAttempts",
             Self::Permanent => "Permanent",
             Self::WorkerLost => "WorkerLost",
+            Self::Expired => "Expired",
+        }
+    }
+}
+
+impl Verdict {
+    /// In a word, for the log.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retry => "retry",
+            Self::Close(_) => "close",
+            Self::Dead(_) => "dead",
         }
     }
 }
@@ -129,6 +149,11 @@ impl AttemptResult {
         }
     }
 
+    /// The beginning of what the handler put out, as text.
+    pub fn text(&self) -> String {
+        self.output().text()
+    }
+
     fn error(&self) -> String {
         match self {
             Self::Answered {
@@ -155,6 +180,11 @@ fn with_text(what: &str, text: &str) -> String {
 /// What to do with a task after attempt number `attempt` of at most `max_attempts`.
 pub fn judge(result: &AttemptResult, attempt: u32, max_attempts: u32) -> Verdict {
     let permanent = match result {
+        AttemptResult::Answered {
+            status: 429 | 503,
+            retry_after: Some(wait),
+            ..
+        } if !wait.is_zero() => return Verdict::Close(*wait),
         AttemptResult::Answered { status, .. } => match status {
             200..300 => return Verdict::Done,
             408 | 425 | 429 | 500.. => false,
@@ -164,9 +194,8 @@ pub fn judge(result: &AttemptResult, attempt: u32, max_attempts: u32) -> Verdict
         AttemptResult::Exited { code, .. } => *code == PERMANENT_EXIT,
         AttemptResult::TimedOut | AttemptResult::NoConnection(_) | AttemptResult::Broken(_) => false,
     };
-    let error = result.error();
     if !permanent && attempt < max_attempts {
-        return Verdict::Retry(error);
+        return Verdict::Retry;
     }
     Verdict::Dead(Death {
         reason: if permanent {
@@ -174,7 +203,8 @@ pub fn judge(result: &AttemptResult, attempt: u32, max_attempts: u32) -> Verdict
         } else {
             Reason::MaxAttempts
         },
-        error,
+        error: result.error(),
+        status: result.status(),
         attempts: attempt,
     })
 }
@@ -187,8 +217,22 @@ pub fn already_dead(attempt: u32, max_attempts: u32) -> Option<Death> {
         error: format!(
             "the last of {max_attempts} attempts has no result: its worker died, or lost its connection, in the middle"
         ),
+        status: None,
         attempts: attempt - 1,
     })
+}
+
+/// A task that waited longer than it may, before what would be the `attempt`th one.
+pub fn expired(attempt: u32, expire: Option<Duration>) -> Death {
+    Death {
+        reason: Reason::Expired,
+        error: format!(
+            "it waited longer than timeouts.expire ({:?})",
+            expire.unwrap_or_default()
+        ),
+        status: None,
+        attempts: attempt.saturating_sub(1),
+    }
 }
 
 #[cfg(test)]
@@ -243,7 +287,8 @@ mod tests {
             for (attempt, expected) in [(1, attempt_1_of_2), (2, attempt_2_of_2)] {
                 let end = match judge(&result, attempt, 2) {
                     Verdict::Done => Done,
-                    Verdict::Retry(_) => Retry,
+                    Verdict::Retry => Retry,
+                    Verdict::Close(_) => unreachable!("no answer has Retry-After"),
                     Verdict::Dead(death) => {
                         assert_eq!(death.attempts, attempt, "{result:?}");
                         Dead(death.reason)
@@ -252,6 +297,42 @@ mod tests {
                 assert_eq!(end, expected, "{result:?}, attempt {attempt} of 2");
             }
         }
+    }
+
+    #[test]
+    fn only_a_429_or_503_that_says_how_long_closes_the_group() {
+        let answered = |status, seconds: Option<u64>| AttemptResult::Answered {
+            status,
+            retry_after: seconds.map(Duration::from_secs),
+            body: Output::default(),
+        };
+        let close = Verdict::Close(Duration::from_secs(7));
+        // Also after the last attempt: this one does not count.
+        assert_eq!(judge(&answered(429, Some(7)), 2, 2), close);
+        assert_eq!(judge(&answered(503, Some(7)), 1, 2), close);
+        for (status, seconds) in [(429, None), (503, Some(0)), (500, Some(7)), (408, Some(7))] {
+            let verdict = judge(&answered(status, seconds), 1, 2);
+            assert_eq!(verdict, Verdict::Retry, "{status} {seconds:?}");
+        }
+        assert_eq!(judge(&answered(200, Some(7)), 1, 2), Verdict::Done);
+    }
+
+    #[test]
+    fn an_exit_code_is_judged_as_sysexits_has_it() {
+        let exited = |code| AttemptResult::Exited {
+            code,
+            output: Output::default(),
+            errors: "bad line 7".into(),
+        };
+        assert_eq!(judge(&exited(0), 1, 2), Verdict::Done);
+        for code in [1, 64, 75, 137] {
+            assert_eq!(judge(&exited(code), 1, 2), Verdict::Retry, "{code}");
+        }
+        let Verdict::Dead(death) = judge(&exited(65), 1, 2) else {
+            panic!("65 is permanent");
+        };
+        assert_eq!((death.reason, death.status), (Reason::Permanent, Some(65)));
+        assert_eq!(death.error, "exit code 65: bad line 7");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::{
     Worker,
-    backoff::{Backoff, jittered},
-    run_task::{self, Unconfirmed},
+    backoff::Backoff,
+    pulse::{BEAT, Pulse},
+    run_task,
     slots::{EXPIRES, Slots},
     watch::Known,
 };
@@ -15,12 +16,21 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::JoinSet, time};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long beyond the time of one attempt the running tasks may take to end after SIGTERM: to store a
 /// dead letter, to have an ack confirmed.
 const WIND_UP: Duration = Duration::from_secs(5);
+
+/// For how long nothing is asked for from a server that was started anew. One that crashed may have
+/// forgotten the deliveries of its last moments: until all workers are connected again (which takes
+/// them up to a second) and have cut those off, none shall be given another.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Why no tasks are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +46,7 @@ enum Hold {
 /// Runs tasks until `shutdown`, and then until none runs any more.
 pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: CancellationToken) {
     PullLoop {
-        known: worker.known.clone(),
+        known: worker.known.subscribe(),
         link: worker.broker.link(),
         handler: worker.gate.closed(),
         worker,
@@ -44,15 +54,25 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
         shutdown,
         slots: Slots::default(),
         tasks: JoinSet::new(),
-        unconfirmed: JoinSet::new(),
         inbox: None,
         epoch: 0,
+        server: None,
+        pulse: Pulse::new(Instant::now()),
         hold: None,
         not_before: Instant::now(),
         backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
     }
     .run()
     .await;
+}
+
+enum Event {
+    /// A task is over.
+    Ended(Result<(), JoinError>),
+    /// Something came.
+    Arrived(Arrival),
+    /// Something changed, or it is time to look.
+    WakeUp,
 }
 
 struct PullLoop {
@@ -63,11 +83,12 @@ struct PullLoop {
     link: watch::Receiver<Link>,
     handler: watch::Receiver<Option<String>>,
     slots: Slots,
-    tasks: JoinSet<Option<Unconfirmed>>,
-    /// Tasks that are done and hold no slot, but the broker did not confirm it yet.
-    unconfirmed: JoinSet<()>,
+    tasks: JoinSet<()>,
     inbox: Option<PullInbox>,
     epoch: u64,
+    /// The server that we are connected to.
+    server: Option<String>,
+    pulse: Pulse,
     hold: Option<Hold>,
     /// After a refusal: when to ask again.
     not_before: Instant,
@@ -84,28 +105,54 @@ impl PullLoop {
             self.show();
             let stopping = self.shutdown.is_cancelled();
             if stopping {
-                if self.tasks.is_empty() && self.unconfirmed.is_empty() {
-                    return;
+                let stop_at = *stop_at.get_or_insert_with(|| Instant::now() + self.longest_attempt() + WIND_UP);
+                if self.tasks.is_empty() {
+                    // What is done is not run again if the broker is heard to know it.
+                    let settled = self.worker.acks.settled();
+                    let _ = time::timeout_at(stop_at.into(), settled).await;
+                    return self.worker.hurry.cancel();
                 }
-                stop_at.get_or_insert_with(|| Instant::now() + self.longest_attempt() + WIND_UP);
             }
             let wake_up = self.wake_up(stop_at);
-            tokio::select! {
-                Some(ended) = self.tasks.join_next() => {
-                    self.finished(ended);
+            let mut event = tokio::select! {
+                Some(ended) = self.tasks.join_next() => Event::Ended(ended),
+                Some(arrival) = next(&mut self.inbox) => Event::Arrived(arrival),
+                Ok(()) = self.known.changed() => Event::WakeUp,
+                Ok(()) = self.link.changed() => Event::WakeUp,
+                Ok(()) = self.handler.changed() => Event::WakeUp,
+                () = self.shutdown.cancelled(), if !stopping => Event::WakeUp,
+                () = time::sleep_until(wake_up.into()) => Event::WakeUp,
+            };
+            if let Some(since) = self.pulse.beat(Instant::now()) {
+                if let Event::Arrived(Arrival::Task(task)) = &mut event {
+                    task.may_have_come(since);
+                }
+                self.stood_still(since).await;
+            }
+            match event {
+                Event::Ended(ended) => {
+                    self.finished(&ended);
                     // All that ended meanwhile: what they free is asked for at once, in one pull.
                     while let Some(ended) = self.tasks.try_join_next() {
-                        self.finished(ended);
+                        self.finished(&ended);
                     }
                 }
-                Some(_) = self.unconfirmed.join_next() => {}
-                Some(arrival) = next(&mut self.inbox) => self.arrived(arrival),
-                Ok(()) = self.known.changed() => {}
-                Ok(()) = self.link.changed() => {}
-                Ok(()) = self.handler.changed() => {}
-                () = self.shutdown.cancelled(), if !stopping => {}
-                () = time::sleep_until(wake_up.into()) => self.timer(stop_at),
+                Event::Arrived(arrival) => self.arrived(arrival),
+                Event::WakeUp => self.timer(stop_at),
             }
+        }
+    }
+
+    /// What is in the socket may have come at any time since then. So it is taken out, and each task's
+    /// lease counts from then: one that has ended is not run.
+    async fn stood_still(&mut self, since: Instant) {
+        tracing::warn!(for_ = ?since.elapsed(), "this process stood still: its leases are looked at first");
+        if let Some(inbox) = self.inbox.take() {
+            for mut task in inbox.withdraw().await {
+                task.may_have_come(since);
+                self.start(task);
+            }
+            self.slots.void();
         }
     }
 
@@ -117,6 +164,12 @@ impl PullLoop {
             // The server forgot what was asked for on the old connection.
             self.slots.void();
             self.not_before = Instant::now();
+            let server = Some(self.worker.broker.server_id());
+            if self.server.is_some() && self.server != server {
+                self.not_before += SETTLE;
+                tokio::spawn(cut_off_forgotten(self.worker.clone()));
+            }
+            self.server = server;
         }
         let known = self.known.borrow_and_update();
         if let Some(terms) = &known.terms {
@@ -231,17 +284,10 @@ impl PullLoop {
         self.tasks.spawn(async move { run_task::run(&worker, task).await });
     }
 
-    fn finished(&mut self, ended: Result<Option<Unconfirmed>, tokio::task::JoinError>) {
+    fn finished(&mut self, ended: &Result<(), JoinError>) {
         self.slots.finished();
-        match ended {
-            Ok(None) => {}
-            Ok(Some(unconfirmed)) => {
-                self.unconfirmed
-                    .spawn(run_task::confirm(self.worker.clone(), unconfirmed));
-            }
-            Err(error) => {
-                tracing::error!(%error, "a task ended by a fault in the worker: it is delivered again after ackWait");
-            }
+        if let Err(error) = ended {
+            tracing::error!(%error, "a task ended by a fault in the worker: it is delivered again after ackWait");
         }
     }
 
@@ -262,12 +308,10 @@ impl PullLoop {
     fn wake_up(&self, stop_at: Option<Instant>) -> Instant {
         let now = Instant::now();
         let refused = (self.not_before > now).then_some(self.not_before);
-        // A safety net: nothing shall depend on one missed event for ever.
-        let at_last = now + jittered(EXPIRES);
         [self.slots.next_give_up(), refused, stop_at]
             .into_iter()
             .flatten()
-            .fold(at_last, Instant::min)
+            .fold(now + BEAT, Instant::min)
     }
 
     fn timer(&mut self, stop_at: Option<Instant>) {
@@ -287,5 +331,22 @@ async fn next(inbox: &mut Option<PullInbox>) -> Option<Arrival> {
     match inbox {
         Some(inbox) => inbox.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Cuts off what a server that was started anew does not know to be delivered.
+async fn cut_off_forgotten(worker: Arc<Worker>) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+    let stream = worker.queue.stream();
+    for _ in 0..10 {
+        if let Ok(Some(consumer)) = worker.broker.consumer(&stream).await {
+            let forgotten = worker.in_hand.cut_off_after(consumer.delivered.stream_seq);
+            tracing::info!(
+                forgotten,
+                "NATS was started anew: tasks that it forgot to have delivered are cut off"
+            );
+            return;
+        }
+        time::sleep(backoff.next()).await;
     }
 }

@@ -1,40 +1,48 @@
 //! One delivered task, from its arrival until the broker knows what became of it.
 
 use super::{
-    Worker,
-    backoff::Backoff,
-    dead,
+    Worker, closing, dead,
     handler::Attempt,
-    in_hand::{Held, State},
-    lease,
+    handover::{self, HandOver},
+    history::{self, History},
+    in_hand::{Cut, State},
+    lease::Lease,
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
     watch::Terms,
 };
 use crate::{broker::Delivery, task::is_ours};
-use std::{
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
 use tokio::time;
-
-/// Pause before a failed task is delivered again. The broker holds its slot meanwhile: a back-off that
-/// grows, and holds none, needs the delay stream.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// How long one answer of the broker is waited for, with the task's slot. It usually takes less than a
 /// millisecond; and a broker that crashed does not answer an ack for a delivery that it forgot.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a task is left alone that can neither be handed over nor be done.
+const STUCK: Duration = Duration::from_secs(30);
+
 /// What became of a task here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
+    /// It is done.
     Done,
+    /// It waits for its next attempt.
     Retried,
+    /// It waits until the group is open again, or goes on.
+    PutOff,
+    /// Its dead letter is stored.
     DeadLettered,
+    /// It is dead, and the group keeps no dead letters.
     Dropped,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// It had gone on elsewhere before it came here.
+    GoneOn,
+    /// It is another worker's.
     Lost,
+    /// It was cut off as this worker has to stop.
     HandedBack,
 }
 
@@ -43,34 +51,51 @@ impl Outcome {
         match self {
             Self::Done => "done",
             Self::Retried => "retried",
+            Self::PutOff => "put_off",
             Self::DeadLettered => "dead_lettered",
             Self::Dropped => "dropped",
+            Self::Cancelled => "cancelled",
+            Self::GoneOn => "gone_on",
             Self::Lost => "lost",
             Self::HandedBack => "handed_back",
         }
     }
 }
 
-/// A task that is done, but the broker did not confirm that it heard so.
-pub struct Unconfirmed {
-    task: Delivery,
-    _held: Held,
+/// A task that this worker has in hand.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// Whose it is.
+    pub worker: &'a Worker,
+    /// The task.
+    pub task: &'a Delivery,
+    /// Its id.
+    pub id: &'a str,
+    /// Its lease.
+    pub lease: &'a Lease<'a>,
+    /// What the group's workers keep to.
+    pub terms: &'a Terms,
+}
+
+impl Run<'_> {
+    /// The task's message, told from all others.
+    pub fn origin(&self) -> String {
+        self.task.stored().origin(&self.worker.queue.stream())
+    }
 }
 
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
-/// then the broker gives the task to another worker. What it returns needs no slot any more, but
-/// [`confirm`].
-pub async fn run(worker: &Worker, task: Delivery) -> Option<Unconfirmed> {
+/// then the broker gives the task to another worker.
+pub async fn run(worker: &Worker, task: Delivery) {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
             subject = task.subject(),
             "a task with a foreign subject; it stays in the queue"
         );
-        return None;
+        return;
     };
-    let terms = worker.known.borrow().terms.clone()?;
-    let held = match worker.in_hand.take(task.stored()) {
+    let mut held = match worker.in_hand.take(task.stored(), id) {
         Ok(held) => held,
         Err(state) => {
             tracing::debug!(
@@ -82,77 +107,125 @@ pub async fn run(worker: &Worker, task: Delivery) -> Option<Unconfirmed> {
             if state == State::Done {
                 let _ = task.ack(PATIENCE).await;
             }
-            return None;
+            return;
         }
     };
-    let outcome = outcome(worker, &task, id, &terms).await;
+    let lease = Lease::new(&task, worker.known.subscribe(), worker.broker.link());
+    let outcome = tokio::select! {
+        // What is finished is finished, also when it was to be cut off at the same moment.
+        biased;
+        outcome = work(worker, &task, id, &lease) => outcome,
+        cut = held.cut() => cut_off(&task, id, cut).await,
+        () = lease.lost() => lost(worker, &task, id),
+        () = worker.hurry.cancelled() => hand_back(worker, &task, id, &lease).await,
+    };
+    if outcome == Outcome::Done {
+        let until = lease.until();
+        worker.metrics.task(outcome.as_str());
+        worker.acks.done(&worker.broker, task, held, until).await;
+        return;
+    }
     worker.metrics.task(outcome.as_str());
-    if outcome != Outcome::Done {
-        return None;
+    if matches!(outcome, Outcome::DeadLettered | Outcome::Dropped) {
+        held.finished();
     }
-    held.done();
-    let unheard = task.ack(PATIENCE).await.is_err();
-    unheard.then_some(Unconfirmed { task, _held: held })
 }
 
-async fn outcome(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> Outcome {
-    let mut lease = pin!(lease::keep(task, worker.known.clone(), &worker.metrics));
-    let verdict = tokio::select! {
-        // What is finished is finished, also when the lease was lost at the same moment.
-        biased;
-        verdict = attempt(worker, task, id, terms) => verdict,
-        () = &mut lease => return lost(task, id),
-        () = worker.hurry.cancelled() => return hand_back(task, id).await,
+/// All that is done with a task while its lease is held.
+async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>) -> Outcome {
+    if !lease.is_held() {
+        return lost(worker, task, id);
+    }
+    let history = History::of(task);
+    let attempt = history.attempts.saturating_add(task.delivered());
+    let Some(terms) = worker.terms() else {
+        // Without terms no task was asked for.
+        return Outcome::Lost;
     };
-    if verdict == Verdict::Done {
-        return Outcome::Done;
-    }
-    tokio::select! {
-        // A word about a task that is no longer ours would count for its new owner.
-        biased;
-        () = &mut lease => lost(task, id),
-        outcome = not_done(worker, task, id, terms, verdict) => outcome,
-        () = worker.hurry.cancelled() => hand_back(task, id).await,
-    }
-}
-
-/// Says that a task is done until the broker confirms it. Beyond the lease, too, as an ack that comes
-/// late still spares another run; but not for ever.
-pub async fn confirm(worker: Arc<Worker>, unconfirmed: Unconfirmed) {
-    let task = &unconfirmed.task;
-    let ack_wait = worker
-        .known
-        .borrow()
-        .terms
-        .as_ref()
-        .map_or(Duration::ZERO, |terms| terms.ack_wait);
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let confirmed = async {
-        while task.ack(5 * PATIENCE).await.is_err() {
-            time::sleep(backoff.next()).await;
+    let run = Run {
+        worker,
+        task,
+        id,
+        lease,
+        terms: &terms,
+    };
+    if task.delivered() > 1 {
+        match handover::was_handed_over(&run).await {
+            Some(true) => {
+                tracing::info!(
+                    call_id = id,
+                    "the task went on elsewhere before it came here again; not run"
+                );
+                return leave(&run, Outcome::GoneOn).await;
+            }
+            Some(false) => {}
+            None => return lost(worker, task, id),
         }
-    };
-    // Twice: a broker that forgot this delivery hears nothing of it before it made it again.
-    tokio::select! {
-        () = confirmed => return,
-        () = time::sleep(2 * ack_wait) => {}
-        () = worker.hurry.cancelled() => {}
     }
-    worker.metrics.acks_unconfirmed.inc();
-    tracing::warn!(
-        subject = task.subject(),
-        "a task is done, but the broker did not confirm that it heard so: it may run again"
-    );
+    if history.is_continued() {
+        handover::remove_predecessors(&run).await;
+    }
+    let verdict = match may_start(&run, &history, attempt).await {
+        Ok(()) => {
+            // What changed while it waited holds for what starts now.
+            let terms = worker.terms().unwrap_or(terms.clone());
+            let run = Run { terms: &terms, ..run };
+            let verdict = self::attempt(&run, attempt).await;
+            if !lease.is_held() {
+                return lost(worker, task, id);
+            }
+            return settle(&run, &history, attempt, verdict).await;
+        }
+        Err(NoStart::Cancelled) => return cancelled(task, id).await,
+        Err(NoStart::PutOff(until)) => return put_off(&run, &history, attempt, until).await,
+        Err(NoStart::Dead(death)) => Verdict::Dead(death),
+    };
+    settle(&run, &history, attempt, verdict).await
 }
 
-/// One attempt, unless the task has had all of them.
-async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> Verdict {
-    let attempt = task.delivered();
-    let max_attempts = terms.settings.max_attempts;
-    if let Some(death) = policy::already_dead(attempt, max_attempts) {
-        return Verdict::Dead(death);
+/// Why a task is not started.
+enum NoStart {
+    Cancelled,
+    /// The group is closed or suspended; when to try again.
+    PutOff(Timestamp),
+    Dead(Death),
+}
+
+/// Returns when the attempt may start.
+async fn may_start(run: &Run<'_>, history: &History, attempt: u32) -> Result<(), NoStart> {
+    let Run {
+        worker,
+        task,
+        id,
+        terms,
+        ..
+    } = *run;
+    if worker.in_hand.is_cancelled(id, task.stored().sequence) {
+        return Err(NoStart::Cancelled);
     }
-    let begun = Instant::now();
+    if let Some(death) = policy::already_dead(attempt, terms.settings.max_attempts) {
+        return Err(NoStart::Dead(death));
+    }
+    if history.has_expired(&terms.settings, worker.now()) {
+        return Err(NoStart::Dead(policy::expired(attempt, terms.settings.expire())));
+    }
+    if let Some(until) = worker.paused_until() {
+        return Err(NoStart::PutOff(until));
+    }
+    Ok(())
+}
+
+/// One attempt.
+async fn attempt(run: &Run<'_>, attempt: u32) -> Verdict {
+    let Run {
+        worker,
+        task,
+        id,
+        terms,
+        ..
+    } = *run;
+    let (begun, waited) = (Instant::now(), task.stored().age(worker.now()));
+    worker.metrics.queue_wait.observe(waited.as_secs_f64());
     let result = worker
         .handler
         .run(&Attempt {
@@ -175,64 +248,94 @@ async fn attempt(worker: &Worker, task: &Delivery, id: &str, terms: &Terms) -> V
     if let AttemptResult::NoConnection(why) = &result {
         worker.gate.refused(why);
     }
+    let max_attempts = terms.settings.max_attempts;
     let verdict = policy::judge(&result, attempt, max_attempts);
-    // What a handler answers is shown only as the reason of a failure, and never in the log.
-    let group = terms.settings.group.as_str();
-    match &verdict {
-        Verdict::Done => tracing::debug!(call_id = id, group, attempt, ?duration, "done"),
-        Verdict::Retry(_) => tracing::info!(
-            call_id = id,
-            group,
-            attempt,
-            max_attempts,
-            ?duration,
-            result = kind,
-            "failed, to be tried again"
-        ),
-        Verdict::Dead(death) => {
-            tracing::info!(
-                call_id = id,
-                group,
-                attempt,
-                max_attempts,
-                ?duration,
-                result = kind,
-                reason = death.reason.as_str(),
-                "failed for good"
-            );
-        }
-    }
+    tracing::info!(
+        call_id = id,
+        group = terms.settings.group,
+        attempt,
+        max_attempts,
+        duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        result = kind,
+        status = result.status(),
+        outcome = verdict.as_str(),
+        "attempt"
+    );
+    // What users' code says may hold what nobody else shall read.
+    tracing::trace!(target: "taskgroup::bodies", call_id = id, body = result.text(), "the handler's answer");
     verdict
 }
 
-async fn not_done(worker: &Worker, task: &Delivery, id: &str, terms: &Terms, verdict: Verdict) -> Outcome {
+/// Tells the broker what became of the task.
+async fn settle(run: &Run<'_>, history: &History, attempt: u32, verdict: Verdict) -> Outcome {
+    let now = run.worker.now();
     match verdict {
         Verdict::Done => Outcome::Done,
-        Verdict::Retry(_) => {
-            if let Err(error) = task.nak(RETRY_DELAY, PATIENCE).await {
-                tracing::debug!(call_id = id, %error, "the broker was not told; the task is delivered again after ackWait");
-            }
-            Outcome::Retried
+        Verdict::Retry => {
+            let delay = history::retry_delay(&run.terms.settings, attempt);
+            let at = now.checked_add(delay).unwrap_or(Timestamp::MAX);
+            let handed_over = handover::delay(run, &history.failed(now), attempt, at).await;
+            leave_after(run, handed_over, delay, Outcome::Retried).await
         }
-        Verdict::Dead(death) if terms.settings.dead_letter => {
-            dead::store(worker, task, id, terms, &death).await;
-            count_dead(worker, &death);
-            // An ack that gets lost does no harm: the next delivery stores the same letter again, which
-            // the broker drops by its id, and acks.
-            if let Err(error) = task.ack(PATIENCE).await {
-                worker.metrics.acks_unconfirmed.inc();
-                tracing::debug!(call_id = id, %error, "the dead letter is stored, but the broker did not confirm the ack");
+        Verdict::Close(wait) => {
+            let until = closing::close(run.worker, wait).await;
+            put_off(run, history, attempt, until).await
+        }
+        Verdict::Dead(death) if run.terms.settings.dead_letter => {
+            let stored = dead::store(run, history, &death, now).await;
+            if stored == HandOver::Stored {
+                count_dead(run.worker, &death);
             }
-            Outcome::DeadLettered
+            leave_after(run, stored, STUCK, Outcome::DeadLettered).await
         }
         Verdict::Dead(death) => {
-            if let Err(error) = task.term(death.reason.as_str(), PATIENCE).await {
-                worker.metrics.acks_unconfirmed.inc();
-                tracing::debug!(call_id = id, %error, "the broker did not confirm that the dead task is dropped");
+            count_dead(run.worker, &death);
+            if let Err(error) = run.task.term(death.reason.as_str(), PATIENCE).await {
+                run.worker.metrics.acks_unconfirmed.inc();
+                tracing::debug!(call_id = run.id, %error, "the broker did not confirm that the dead task is dropped");
             }
             Outcome::Dropped
         }
     }
+}
+
+/// Has the task wait until `until` without having been tried.
+async fn put_off(run: &Run<'_>, history: &History, attempt: u32, until: Timestamp) -> Outcome {
+    let at = if until > suspended_from() {
+        // It goes back to the queue, which holds it.
+        run.worker.now()
+    } else {
+        until
+    };
+    let handed_over = handover::delay(run, history, attempt.saturating_sub(1), at).await;
+    leave_after(run, handed_over, PATIENCE, Outcome::PutOff).await
+}
+
+/// A pause beyond this is a suspension, which ends when somebody says so.
+fn suspended_from() -> Timestamp {
+    Timestamp::constant(7_258_118_400, 0)
+}
+
+async fn leave_after(run: &Run<'_>, handed_over: HandOver, delay: Duration, outcome: Outcome) -> Outcome {
+    match handed_over {
+        HandOver::Stored => leave(run, outcome).await,
+        HandOver::Lost => lost(run.worker, run.task, run.id),
+        // It waits in the queue, and its slot with it: better than to be lost.
+        HandOver::TooLarge => {
+            let _ = run.task.nak(delay, PATIENCE).await;
+            outcome
+        }
+    }
+}
+
+/// The task goes on elsewhere: it leaves its queue. An ack that gets lost does no harm: whoever gets it
+/// next finds it there.
+async fn leave(run: &Run<'_>, outcome: Outcome) -> Outcome {
+    if let Err(error) = run.task.ack(PATIENCE).await {
+        run.worker.metrics.acks_unconfirmed.inc();
+        tracing::debug!(call_id = run.id, %error, "the task went on, but the broker did not confirm the ack");
+    }
+    outcome
 }
 
 fn count_dead(worker: &Worker, death: &Death) {
@@ -240,21 +343,60 @@ fn count_dead(worker: &Worker, death: &Death) {
     worker.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
 }
 
-fn lost(task: &Delivery, id: &str) -> Outcome {
+async fn cut_off(task: &Delivery, id: &str, cut: Cut) -> Outcome {
+    match cut {
+        Cut::Cancelled => cancelled(task, id).await,
+        Cut::Forgotten => {
+            tracing::warn!(
+                call_id = id,
+                "NATS was restarted and forgot this delivery: the attempt is cut off, and the task goes to any worker"
+            );
+            Outcome::Lost
+        }
+    }
+}
+
+async fn cancelled(task: &Delivery, id: &str) -> Outcome {
+    let told = task.term("Cancelled", PATIENCE).await;
+    tracing::info!(call_id = id, confirmed = told.is_ok(), "cancelled");
+    Outcome::Cancelled
+}
+
+fn lost(worker: &Worker, task: &Delivery, id: &str) -> Outcome {
+    worker.metrics.leases_lost.inc();
     tracing::warn!(
         call_id = id,
-        attempt = task.delivered(),
+        delivered = task.delivered(),
         "the lease could not be renewed in time: the attempt is cut off, and the task goes to another worker"
     );
     Outcome::Lost
 }
 
-async fn hand_back(task: &Delivery, id: &str) -> Outcome {
-    let told = task.nak(Duration::ZERO, PATIENCE).await;
+/// What had to be cut off through no fault of its own goes back with the attempts that it had.
+async fn hand_back(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>) -> Outcome {
+    let history = History::of(task);
+    let before = history.attempts.saturating_add(task.delivered()).saturating_sub(1);
+    let handed_over = async {
+        let terms = worker.terms()?;
+        let run = Run {
+            worker,
+            task,
+            id,
+            lease,
+            terms: &terms,
+        };
+        let handed_over = handover::delay(&run, &history, before, worker.now()).await;
+        (handed_over == HandOver::Stored).then_some(leave(&run, Outcome::HandedBack).await)
+    };
+    let told = match time::timeout(2 * PATIENCE, handed_over).await {
+        Ok(Some(_)) => true,
+        // Better with an attempt less than later.
+        _ if lease.is_held() => task.nak(Duration::ZERO, PATIENCE).await.is_ok(),
+        _ => false,
+    };
     tracing::warn!(
         call_id = id,
-        attempt = task.delivered(),
-        confirmed = told.is_ok(),
+        confirmed = told,
         "not finished before this worker has to stop: the attempt is cut off, and the task goes to another worker"
     );
     Outcome::HandedBack

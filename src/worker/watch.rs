@@ -4,18 +4,19 @@
 //! Read at start, on the operator's notice, after every reconnect, when the pull loop finds the
 //! consumer gone, and about every 30 seconds, so that a missed notice is made up for.
 
-use super::backoff::{Backoff, jittered};
+use super::{
+    Worker,
+    backoff::{Backoff, jittered},
+};
 use crate::{
-    broker::{Broker, BrokerError, ConsumerInfo},
+    broker::{BrokerError, ConsumerInfo},
     names::{CONSUMER, Queue, keys},
     settings::WorkerSettings,
 };
 use futures::StreamExt;
+use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{Notify, watch},
-    time,
-};
+use tokio::{sync::watch, time};
 
 /// How often the consumer is read without any cause, about.
 const REREAD: Duration = Duration::from_secs(30);
@@ -38,13 +39,29 @@ pub struct Known {
     pub terms: Option<Arc<Terms>>,
     /// Why no tasks can be asked for at present; `None` when they can.
     pub missing: Option<String>,
+    /// Until when nothing new may start: the group is closed, or suspended.
+    pub paused_until: Option<Timestamp>,
+}
+
+/// What a look at the consumer shows.
+#[derive(Debug)]
+struct Seen {
+    terms: Terms,
+    paused_until: Option<Timestamp>,
 }
 
 /// Reads the terms, over and over, for as long as it is polled.
-pub async fn watch(broker: Broker, queue: Queue, known: watch::Sender<Known>, look_again: Arc<Notify>) {
+pub async fn watch(worker: &Worker) {
+    let Worker {
+        broker,
+        queue,
+        known,
+        look_again,
+        ..
+    } = worker;
     let mut link = broker.link();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    let mut notices = match broker.settings_notices(&queue).await {
+    let mut notices = match broker.settings_notices(queue).await {
         Ok(notices) => notices.boxed(),
         // Only a closed client refuses; then nothing else works either.
         Err(_) => futures::stream::pending().boxed(),
@@ -52,7 +69,7 @@ pub async fn watch(broker: Broker, queue: Queue, known: watch::Sender<Known>, lo
     loop {
         link.borrow_and_update();
         let read = match broker.consumer(&queue.stream()).await {
-            Ok(consumer) => read(consumer.as_ref(), &queue),
+            Ok(consumer) => read(consumer.as_ref(), queue),
             // What is known stays known: the tasks that run go on.
             Err(error @ BrokerError::Unreachable { .. }) if known.borrow().terms.is_some() => {
                 tracing::debug!(%error, "the group's settings can't be read; trying again");
@@ -61,7 +78,7 @@ pub async fn watch(broker: Broker, queue: Queue, known: watch::Sender<Known>, lo
             Err(error) => Err(error.to_string()),
         };
         let found = matches!(read, Ok(Some(_)));
-        tell(&known, read);
+        tell(known, read);
         let pause = if found {
             backoff.reset();
             jittered(REREAD)
@@ -80,12 +97,13 @@ pub async fn watch(broker: Broker, queue: Queue, known: watch::Sender<Known>, lo
     }
 }
 
-fn tell(known: &watch::Sender<Known>, read: Result<Option<Terms>, String>) {
+fn tell(known: &watch::Sender<Known>, read: Result<Option<Seen>, String>) {
     known.send_if_modified(|known| {
         let before = known.clone();
         match read {
-            Ok(Some(terms)) => {
+            Ok(Some(Seen { terms, paused_until })) => {
                 known.missing = None;
+                known.paused_until = paused_until;
                 if known.terms.as_deref() != Some(&terms) {
                     log_change(known.terms.as_deref(), &terms);
                     known.terms = Some(Arc::new(terms));
@@ -114,7 +132,7 @@ fn log_change(before: Option<&Terms>, now: &Terms) {
 }
 
 /// The terms that a consumer states, or why it states none.
-fn read(consumer: Option<&ConsumerInfo>, queue: &Queue) -> Result<Option<Terms>, String> {
+fn read(consumer: Option<&ConsumerInfo>, queue: &Queue) -> Result<Option<Seen>, String> {
     let stream = queue.stream();
     let Some(consumer) = consumer else {
         return Err(format!(
@@ -134,10 +152,13 @@ fn read(consumer: Option<&ConsumerInfo>, queue: &Queue) -> Result<Option<Terms>,
         )
     })?;
     let concurrency = u32::try_from(consumer.max_ack_pending()).unwrap_or(u32::MAX);
-    Ok(Some(Terms {
-        settings,
-        ack_wait: consumer.ack_wait(),
-        concurrency,
+    Ok(Some(Seen {
+        terms: Terms {
+            settings,
+            ack_wait: consumer.ack_wait(),
+            concurrency,
+        },
+        paused_until: consumer.paused_until(),
     }))
 }
 
@@ -165,7 +186,7 @@ mod tests {
             Some(&consumer(&json!({keys::SETTINGS: settings}))),
             &Queue::new("a", "b"),
         );
-        let terms = terms.expect("readable").expect("terms");
+        let Seen { terms, .. } = terms.expect("readable").expect("terms");
         assert_eq!((terms.concurrency, terms.ack_wait), (4, Duration::from_secs(30)));
         assert_eq!(
             (terms.settings.group.as_str(), terms.settings.max_attempts),

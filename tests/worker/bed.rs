@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
-    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, overlay},
+    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, delays, overlay, rates},
     cli::NatsArgs,
     names::{self, DEAD_STREAM, Queue, StreamName},
     settings::WorkerSettings,
@@ -84,7 +84,7 @@ impl Bed {
     pub async fn with(group: &Group) -> Self {
         let bed = Self::empty().await;
         bed.create_stream().await;
-        bed.create_dead_letters().await;
+        bed.create_shared_streams().await;
         bed.create_consumer(group).await;
         bed
     }
@@ -132,15 +132,27 @@ impl Bed {
             retention: taskgroup::broker::Retention::WorkQueue,
             ..dead_letters("test", 1)
         };
-        self.broker.create_stream(&config).await.expect("a stream");
+        self.create(config).await;
     }
 
     pub async fn create_dead_letters(&self) {
-        let config = dead_letters("test", 1);
-        self.broker
-            .create_stream(&config)
-            .await
-            .expect("the dead-letter stream");
+        self.create(dead_letters("test", 1)).await;
+    }
+
+    pub async fn create_delays(&self) {
+        self.create(delays("test", 1)).await;
+    }
+
+    /// Those that all groups share.
+    pub async fn create_shared_streams(&self) {
+        self.create_dead_letters().await;
+        self.create_delays().await;
+        self.create(rates("test", 1)).await;
+    }
+
+    async fn create(&self, config: StreamConfig) {
+        let made = self.broker.create_stream(&config).await;
+        made.unwrap_or_else(|error| panic!("no stream {}: {error}", config.name));
     }
 
     pub async fn create_consumer(&self, group: &Group) {
@@ -178,7 +190,7 @@ impl Bed {
             .collect();
         let payload = payload.to_owned().into();
         let stored = self.broker.store(&self.queue.task(id), &headers, payload).await;
-        stored.expect("a stored task");
+        stored.map(|_| ()).expect("a stored task");
     }
 
     /// Puts `count` tasks into the queue, named by their number from 0.

@@ -3,7 +3,7 @@
 use super::{Desired, Ending, Plan, Step, ending, plan};
 use crate::{
     api::{DeletionPolicy, PodTemplate, TaskGroup, TaskGroupSpec},
-    broker::{BrokerError, ConsumerInfo, StreamInfo, StreamState},
+    broker::{BrokerError, ConsumerInfo, Position, StreamInfo, StreamState},
     operator::{
         desired::{self, PodSettings},
         observe::{BrokerView, DeploymentView},
@@ -59,6 +59,7 @@ fn seen(group: &ValidGroup, changed: &Value) -> BrokerView {
             state: StreamState::default(),
         }),
         consumer: Some(ConsumerInfo {
+            delivered: Position::default(),
             config: config(&desired.consumer, &json!({})),
             num_pending: 0,
             num_ack_pending: 0,

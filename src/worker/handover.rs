@@ -1,0 +1,138 @@
+//! Hands a task over to another stream: to the delays, where it waits for its next attempt, or to the
+//! dead letters. Each is stored for certain before the task leaves its queue. Whoever gets the task
+//! once more, as that ack was lost, finds it where it went on, and does not run it.
+//!
+//! It goes `delay` → `due` → its queue again (by the operator's relay), and is in at least one place at
+//! any time: so looking in this order can't miss it. Once back, the worker that gets it removes what it
+//! came from before it runs it: so a message that is still there, with nothing that continues it, was
+//! not handed over.
+
+use super::{backoff::Backoff, history::History, run_task::Run};
+use crate::{
+    broker::{BrokerError, Receipt, StoredMessage, code},
+    names::{DEAD_STREAM, DELAY_STREAM, StreamName},
+    task::{dead_headers, history},
+};
+use jiff::Timestamp;
+use std::time::Duration;
+use tokio::time;
+
+/// What came of a hand-over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOver {
+    /// It is stored: the task may leave its queue.
+    Stored,
+    /// The lease was lost before: the task is another's.
+    Lost,
+    /// It can't be stored, as it would be larger than a message may be.
+    TooLarge,
+}
+
+/// Puts the task into the delays until `at`, with `attempts` attempts used.
+pub async fn delay(run: &Run<'_>, history: &History, attempts: u32, at: Timestamp) -> HandOver {
+    let Run { worker, task, id, .. } = *run;
+    let sequence = task.stored().sequence;
+    let mut headers = history.continued(task.headers(), attempts, &run.origin());
+    for (name, value) in [
+        ("Nats-Schedule", format!("@at {at}")),
+        ("Nats-Schedule-Target", worker.queue.due(id, sequence)),
+        ("Nats-Msg-Id", run.origin()),
+    ] {
+        headers.push((name.to_owned(), value));
+    }
+    let subject = worker.queue.delay(id, sequence);
+    store(run, DELAY_STREAM, &subject, &headers).await
+}
+
+/// Stores the task under `subject` until it is stored, or can't be, or the lease is lost.
+pub async fn store(run: &Run<'_>, stream: &str, subject: &str, headers: &[(String, String)]) -> HandOver {
+    let Run { worker, task, id, .. } = *run;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut last_error = String::new();
+    while run.lease.is_held() {
+        match worker.broker.store(subject, headers, task.payload()).await {
+            // A duplicate is what this worker, or one before it, stored without hearing so.
+            Ok(Receipt::Stored | Receipt::Duplicate) => return HandOver::Stored,
+            Err(error) if error.is(code::TOO_LARGE) || error.is(code::MESSAGE_TOO_LARGE) => {
+                tracing::warn!(call_id = id, %error, "the task can't be handed over to {stream}");
+                return HandOver::TooLarge;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if error != last_error {
+                    worker.metrics.handovers_failed.inc();
+                    tracing::warn!(
+                        call_id = id,
+                        %error,
+                        "can't be stored in {stream}: the task stays in its queue, and the worker tries again"
+                    );
+                    last_error = error;
+                }
+            }
+        }
+        time::sleep(backoff.next()).await;
+    }
+    HandOver::Lost
+}
+
+/// Whether the task went on elsewhere already, and only its ack was lost. `None` when the lease was lost
+/// before that could be told.
+pub async fn was_handed_over(run: &Run<'_>) -> Option<bool> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    while run.lease.is_held() {
+        match look(run).await {
+            Ok(found) => return Some(found),
+            Err(error) => {
+                tracing::debug!(call_id = run.id, %error, "it can't be told yet whether the task went on elsewhere");
+            }
+        }
+        time::sleep(backoff.next()).await;
+    }
+    None
+}
+
+async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
+    let Run { worker, task, id, .. } = *run;
+    let (queue, broker) = (&worker.queue, &worker.broker);
+    let (origin, sequence) = (run.origin(), task.stored().sequence);
+    let (delays, own) = (StreamName::from(DELAY_STREAM), queue.stream());
+    for subject in [queue.delay(id, sequence), queue.due(id, sequence)] {
+        if broker.last_message(&delays, &subject).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    let goes_on = |message: Option<StoredMessage>, header| {
+        message.is_some_and(|message| message.header(header) == Some(origin.as_str()))
+    };
+    for subject in [queue.task(id), queue.closed_task(id)] {
+        if goes_on(broker.last_message(&own, &subject).await?, history::ORIGIN) {
+            return Ok(true);
+        }
+    }
+    let letter = broker
+        .last_message(&StreamName::from(DEAD_STREAM), &queue.dead(id))
+        .await?;
+    if goes_on(letter, dead_headers::ORIGIN) {
+        return Ok(true);
+    }
+    Ok(broker.message_at(&own, sequence).await?.is_none())
+}
+
+/// Removes what a task that came back was before. What is left of it if this fails would be found to
+/// have gone on, as long as the task is there.
+pub async fn remove_predecessors(run: &Run<'_>) {
+    let Run { worker, task, id, .. } = *run;
+    let sequence = task
+        .header(history::ORIGIN)
+        .and_then(|origin| origin.rsplit(':').nth(1)?.parse().ok());
+    let Some(sequence) = sequence else { return };
+    let (own, delays) = (worker.queue.stream(), StreamName::from(DELAY_STREAM));
+    let due = worker.queue.due(id, sequence);
+    let removed = tokio::join!(
+        worker.broker.delete_message(&own, sequence),
+        worker.broker.purge(&delays, &due),
+    );
+    for error in [removed.0.err(), removed.1.err()].into_iter().flatten() {
+        tracing::debug!(call_id = id, %error, "what the task was before could not be removed");
+    }
+}

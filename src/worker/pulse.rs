@@ -1,0 +1,43 @@
+//! Notices that this process stood still (SIGSTOP, a paused machine): then what it finds in its socket
+//! may be old, and its leases may have ended. Pure.
+
+use std::time::{Duration, Instant};
+
+/// How often the pull loop wakes up at least.
+pub const BEAT: Duration = Duration::from_millis(250);
+
+/// A beat that comes so much too late was held up by more than a busy machine.
+const LATE: Duration = Duration::from_millis(500);
+
+/// When the pull loop was last awake.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse(Instant);
+
+impl Pulse {
+    /// It is awake now.
+    pub fn new(now: Instant) -> Self {
+        Self(now)
+    }
+
+    /// It is awake again. Since when it may have stood still, if so.
+    pub fn beat(&mut self, now: Instant) -> Option<Instant> {
+        let last = std::mem::replace(&mut self.0, now);
+        (now.duration_since(last) > BEAT + LATE).then_some(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_long_gap_is_a_stand_still() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(start);
+        let soon = start + BEAT * 2;
+        assert_eq!(pulse.beat(soon), None);
+        let late = soon + Duration::from_secs(1);
+        assert_eq!(pulse.beat(late), Some(soon));
+        assert_eq!(pulse.beat(late + BEAT), None, "it goes on");
+    }
+}
