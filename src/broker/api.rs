@@ -5,7 +5,7 @@ use super::{
     connection::Broker,
     error::{BrokerError, Refusal, code},
 };
-use crate::names::{CONSUMER, DEAD_STREAM, DEAD_SUBJECTS, Queue, StreamName};
+use crate::names::{CONSUMER, DELAY_STREAM, Queue, RATE_STREAM, StreamName};
 use async_nats::jetstream::context::RequestErrorKind;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -143,9 +143,30 @@ impl Broker {
         Ok(())
     }
 
-    /// How many dead letters each queue has. Costs the server a walk over the subjects of all dead
-    /// letters: ask when [`super::StreamState`] of the stream changed, not on every round.
-    pub async fn dead_letters_by_queue(&self) -> Result<HashMap<Queue, u64>, BrokerError> {
+    /// How many messages each queue has under the subjects `<kind>.>`, in `stream`; a stream that is
+    /// missing has none. Costs the server a walk over all those subjects: ask when
+    /// [`super::StreamState`] of the stream changed, not on every round.
+    pub async fn count_by_queue(&self, stream: &str, kind: &str) -> Result<HashMap<Queue, u64>, BrokerError> {
+        let mut counts = HashMap::new();
+        for (subject, count) in self.subjects(stream, &format!("{kind}.>")).await? {
+            if let Some((queue, _)) = Queue::of_subject(kind, &subject) {
+                *counts.entry(queue).or_insert(0) += count;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// How many tasks of a queue are in back-off, or are due and not yet back in their queue.
+    pub async fn delayed(&self, queue: &Queue) -> Result<u64, BrokerError> {
+        let mut count = 0;
+        for subjects in ["delay", "due"].map(|kind| queue.all_of_queue(kind)) {
+            count += self.subjects(DELAY_STREAM, &subjects).await?.values().sum::<u64>();
+        }
+        Ok(count)
+    }
+
+    /// The messages under each subject that `filter` matches.
+    async fn subjects(&self, stream: &str, filter: &str) -> Result<HashMap<String, u64>, BrokerError> {
         #[derive(Deserialize)]
         struct Subjects {
             state: State,
@@ -157,26 +178,33 @@ impl Broker {
             #[serde(default)]
             subjects: HashMap<String, u64>,
         }
-        let mut counts = HashMap::new();
+        let mut all = HashMap::new();
         let mut seen = 0;
         loop {
-            let page: Subjects = self
-                .request(
-                    format!("STREAM.INFO.{DEAD_STREAM}"),
-                    &json!({"subjects_filter": DEAD_SUBJECTS, "offset": seen}),
-                )
-                .await?;
+            let body = json!({"subjects_filter": filter, "offset": seen});
+            let page = self.request(format!("STREAM.INFO.{stream}"), &body).await;
+            let Some(page): Option<Subjects> = absent(page, code::STREAM_NOT_FOUND)? else {
+                return Ok(HashMap::new());
+            };
             let empty = page.state.subjects.is_empty();
             seen += page.state.subjects.len();
-            for (subject, count) in page.state.subjects {
-                if let Some((queue, _)) = Queue::of_subject("dead", &subject) {
-                    *counts.entry(queue).or_insert(0) += count;
-                }
-            }
+            all.extend(page.state.subjects);
             if empty || seen >= page.total {
-                return Ok(counts);
+                return Ok(all);
             }
         }
+    }
+
+    /// Removes what the shared streams keep of a queue: tasks in back-off, callbacks, its rate. Its dead
+    /// letters stay.
+    pub async fn purge_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
+        let delays = StreamName::from(DELAY_STREAM);
+        for kind in ["delay", "due", "callback", "callback-due"] {
+            let subjects = queue.all_of_queue(kind);
+            self.purge(&delays, &subjects).await?;
+        }
+        self.purge(&StreamName::from(RATE_STREAM), &queue.rate()).await?;
+        Ok(())
     }
 
     /// Tells the workers of a queue that their settings changed. A worker that misses it finds out

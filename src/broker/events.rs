@@ -5,9 +5,10 @@
 //! whom. But the requests themselves can be heard, as ordinary messages on `$JS.API.…`, and their
 //! reply inbox tells ours from others'. A request is heard *before* it is carried out.
 
-use super::connection::Broker;
+use super::{cancel::REPLICAS, connection::Broker};
 use crate::names::{CONSUMER, StreamName};
 use futures::{Stream, StreamExt, stream};
+use serde::Deserialize;
 
 /// What happened in the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,37 @@ pub async fn events(broker: &Broker) -> Result<impl Stream<Item = BrokerEvent> +
             .is_some_and(|reply| reply.starts_with(&our_inboxes));
         let event = (!is_ours).then(|| changed(&message.subject)).flatten();
         async move { event }
+    }))
+}
+
+/// A task that its worker removed without doing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Termination {
+    /// The stream of its group.
+    pub stream: StreamName,
+    /// Why, in the worker's words.
+    pub reason: String,
+}
+
+/// The tasks that are removed without being done, as the server tells it; each comes to one replica.
+///
+/// # Errors
+/// A client that is closed.
+pub async fn terminations(broker: &Broker) -> Result<impl Stream<Item = Termination> + Send + use<>, anyhow::Error> {
+    #[derive(Deserialize)]
+    struct Advisory {
+        stream: String,
+        #[serde(default)]
+        reason: String,
+    }
+    let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.{CONSUMER}");
+    let advisories = broker.client.queue_subscribe(subject, REPLICAS.to_owned()).await?;
+    Ok(advisories.filter_map(|message| async move {
+        let advisory: Advisory = serde_json::from_slice(&message.payload).ok()?;
+        Some(Termination {
+            stream: StreamName::from(advisory.stream.as_str()),
+            reason: advisory.reason,
+        })
     }))
 }
 

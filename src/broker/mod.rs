@@ -2,9 +2,10 @@
 //!
 //! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
 //! `api` asks the server, `events` hears what others change, `pull` and `publish` are the
-//! worker's side.
+//! worker's side, `relay` and `cancel` the operator's.
 
 mod api;
+mod cancel;
 mod config;
 mod connection;
 mod drift;
@@ -14,7 +15,9 @@ mod message;
 mod publish;
 mod pull;
 mod question;
+mod relay;
 
+pub use cancel::CancelRequest;
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, Position, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
     StreamState, dead_letters, delays, rates,
@@ -22,8 +25,9 @@ pub use config::{
 pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};
 pub use error::{BrokerError, code};
-pub use events::{BrokerEvent, events};
+pub use events::{BrokerEvent, Termination, events, terminations};
 pub use message::StoredMessage;
 pub use publish::Receipt;
 pub use pull::{Arrival, Delivery, PullEnd, PullInbox, Stored};
 pub use question::Question;
+pub use relay::{CallbackAnswer, HandedOn};

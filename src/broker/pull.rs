@@ -59,6 +59,11 @@ pub enum PullEnd {
 impl Broker {
     /// An inbox for tasks of the group's consumer.
     pub async fn pull_inbox(&self, stream: &StreamName) -> Result<PullInbox, BrokerError> {
+        self.pull_inbox_of(stream, CONSUMER).await
+    }
+
+    /// An inbox for messages of any consumer.
+    pub async fn pull_inbox_of(&self, stream: &StreamName, consumer: &str) -> Result<PullInbox, BrokerError> {
         let inbox = self.client.new_inbox();
         let subscription = self
             .client
@@ -68,7 +73,7 @@ impl Broker {
         Ok(PullInbox {
             broker: self.clone(),
             inbox,
-            pull_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{CONSUMER}"),
+            pull_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             subscription,
         })
     }

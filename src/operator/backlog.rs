@@ -1,11 +1,11 @@
-//! How many tasks wait, run and are dead: one paged sweep over all streams, and a question about a
+//! How many tasks wait, run, are in back-off and are dead: one paged sweep over all streams, and a question about a
 //! consumer only where its queue is not empty. The sweep also finds what no advisory told.
 
 use super::{Context, validate};
 use crate::{
     api::{TaskGroup, TaskGroupStatus},
     broker::{BrokerError, StreamInfo, fingerprint},
-    names::{DEAD_STREAM, Queue, StreamName},
+    names::{DEAD_STREAM, DELAY_STREAM, Queue, RATE_STREAM, StreamName},
 };
 use futures::{StreamExt, stream};
 use kube::runtime::reflector::ObjectRef;
@@ -18,6 +18,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Questions about consumers under way at once: beyond this the server gains nothing.
 const QUESTIONS: usize = 8;
+
+/// What is made anew where it is missing.
+const SHARED_STREAMS: [&str; 3] = [DEAD_STREAM, DELAY_STREAM, RATE_STREAM];
 
 /// The backlog of one group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,9 +89,8 @@ pub async fn run(ctx: Arc<Context>) {
 #[derive(Default)]
 struct Sweep {
     last: HashMap<StreamName, Numbers>,
-    dead: HashMap<Queue, u64>,
-    /// Of the dead-letter stream: only when it changed are its letters counted anew.
-    dead_state: Option<(u64, u64)>,
+    dead: Shared,
+    delayed: Shared,
 }
 
 impl Sweep {
@@ -102,7 +104,7 @@ impl Sweep {
             .map(|info| (info.name(), info))
             .collect();
         find_strays(ctx, &streams, since);
-        self.count_dead(ctx, &streams).await?;
+        self.count_shared(ctx, &streams).await?;
 
         let groups = ctx.groups.state();
         let stream_of: HashMap<_, _> = groups
@@ -129,11 +131,12 @@ impl Sweep {
             let Some(info) = streams.get(&name) else { continue };
             let running = in_flight.get(&name).copied().unwrap_or(0).min(info.state.messages);
             let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let queue = validate::queue(group);
             let numbers = Numbers {
                 pending: count(info.state.messages - running),
                 in_flight: count(running),
-                delayed: 0,
-                dead: count(self.dead.get(&validate::queue(group)).copied().unwrap_or(0)),
+                delayed: count(self.delayed.of(&queue)),
+                dead: count(self.dead.of(&queue)),
             };
             let said = ctx
                 .backlog
@@ -149,26 +152,67 @@ impl Sweep {
         Ok(())
     }
 
-    async fn count_dead(
+    /// Counts what the shared streams hold of each queue, each only when it changed.
+    async fn count_shared(
         &mut self,
         ctx: &Context,
         streams: &HashMap<StreamName, StreamInfo>,
     ) -> Result<(), BrokerError> {
-        let Some(info) = streams.get(&StreamName::from(DEAD_STREAM)) else {
-            self.dead.clear();
-            self.dead_state = None;
-            return ctx.ensure_shared_streams().await;
+        self.dead.renew(ctx, streams, DEAD_STREAM, &["dead"]).await?;
+        self.delayed
+            .renew(ctx, streams, DELAY_STREAM, &["delay", "due"])
+            .await?;
+        if SHARED_STREAMS
+            .iter()
+            .all(|name| streams.contains_key(&StreamName::from(*name)))
+        {
+            return Ok(());
+        }
+        ctx.ensure_shared_streams().await
+    }
+}
+
+/// What a shared stream holds of each queue.
+#[derive(Default)]
+struct Shared {
+    by_queue: HashMap<Queue, u64>,
+    /// Messages and last number when it was counted.
+    state: Option<(u64, u64)>,
+}
+
+impl Shared {
+    async fn renew(
+        &mut self,
+        ctx: &Context,
+        streams: &HashMap<StreamName, StreamInfo>,
+        stream: &str,
+        kinds: &[&str],
+    ) -> Result<(), BrokerError> {
+        let Some(info) = streams.get(&StreamName::from(stream)) else {
+            *self = Self::default();
+            return Ok(());
         };
         let state = (info.state.messages, info.state.last_seq);
-        if self.dead_state != Some(state) {
-            self.dead = if info.state.messages == 0 {
-                HashMap::new()
-            } else {
-                ctx.broker.dead_letters_by_queue().await?
-            };
-            self.dead_state = Some(state);
+        if self.state == Some(state) {
+            return Ok(());
         }
+        let mut by_queue = HashMap::new();
+        if info.state.messages > 0 {
+            for kind in kinds {
+                for (queue, count) in ctx.broker.count_by_queue(stream, kind).await? {
+                    *by_queue.entry(queue).or_insert(0) += count;
+                }
+            }
+        }
+        *self = Self {
+            by_queue,
+            state: Some(state),
+        };
         Ok(())
+    }
+
+    fn of(&self, queue: &Queue) -> u64 {
+        self.by_queue.get(queue).copied().unwrap_or(0)
     }
 }
 
@@ -199,6 +243,7 @@ fn is_news(said: Option<Numbers>, now: Numbers, last: Option<Numbers>) -> bool {
         || [
             (said.pending, now.pending),
             (said.in_flight, now.in_flight),
+            (said.delayed, now.delayed),
             (said.dead, now.dead),
         ]
         .into_iter()
@@ -241,6 +286,11 @@ mod tests {
         ] {
             assert_eq!(is_news(said, now, last), news, "{now:?}");
         }
+        let delayed = Numbers {
+            delayed: 1,
+            ..numbers(1000, 4, 0)
+        };
+        assert!(is_news(said, delayed, None), "a task in back-off");
         assert!(is_news(None, numbers(0, 0, 0), None), "nothing was said yet");
     }
 }

@@ -43,6 +43,8 @@ pub struct Settings {
     pub resync_interval: Duration,
     /// Hosts and networks that callbacks may go to.
     pub callback_allow: Vec<String>,
+    /// The only namespace that is watched; all where none is named.
+    pub watch_namespace: Option<String>,
     /// Copies of the streams that all groups share.
     pub shared_replicas: u8,
 }
@@ -195,7 +197,7 @@ impl Context {
         }
     }
 
-    /// Makes the streams that all groups share where they are missing. One that exists is left as it is:
+    /// Makes the streams that all groups share, and the relay's consumer, where they are missing. One that exists is left as it is:
     /// it may be shared with other installations.
     ///
     /// # Errors
@@ -214,6 +216,6 @@ impl Context {
                 tracing::info!("stream {name} made");
             }
         }
-        Ok(())
+        self.broker.ensure_relay(instance).await
     }
 }

@@ -1,5 +1,6 @@
 //! The operator's Prometheus metrics.
 
+use super::relay::RelayMetrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -23,6 +24,19 @@ pub struct Metrics {
     pub groups: Family<Ready, Gauge>,
     /// Whether NATS is connected.
     pub nats_up: Gauge,
+    /// Tasks that were dropped, as their group keeps no dead letters.
+    pub dropped: Counter,
+    /// Requests to cancel a task, by what was answered.
+    pub cancelled: Family<Answer, Counter>,
+    /// What the relay counts.
+    pub relay: RelayMetrics,
+}
+
+/// What was answered to a request to cancel a task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Answer {
+    /// `queued`, `running`, `finished`, `unknown` or `error`.
+    pub answer: &'static str,
 }
 
 /// How a reconcile ended.
@@ -56,6 +70,9 @@ impl Metrics {
             changes: Family::default(),
             groups: Family::default(),
             nats_up: Gauge::default(),
+            dropped: Counter::default(),
+            cancelled: Family::default(),
+            relay: RelayMetrics::register(registry),
         };
         registry.register(
             "taskgroup_operator_reconciles",
@@ -82,6 +99,16 @@ impl Metrics {
             "taskgroup_operator_nats_up",
             "Whether the operator is connected to NATS (1) or not (0)",
             metrics.nats_up.clone(),
+        );
+        registry.register(
+            "taskgroup_operator_dropped_tasks",
+            "Dead tasks that were dropped, as their group keeps no dead letters",
+            metrics.dropped.clone(),
+        );
+        registry.register(
+            "taskgroup_operator_cancellations",
+            "Requests to cancel a task, by the answer",
+            metrics.cancelled.clone(),
         );
         metrics
     }

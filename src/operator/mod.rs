@@ -17,6 +17,7 @@ pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
+pub mod relay;
 pub mod retries;
 pub mod startup;
 pub mod status;
@@ -117,6 +118,7 @@ fn settings(args: &OperatorArgs) -> Settings {
         backlog_interval: Duration::from_secs(args.backlog_interval),
         resync_interval: Duration::from_secs(args.resync_interval),
         callback_allow: args.callback_allow.clone(),
+        watch_namespace: args.watch_namespace.clone(),
         shared_replicas: args.shared_stream_replicas,
     }
 }

@@ -8,6 +8,7 @@ use super::{
     metrics::{self, Metrics},
     observe,
     reconcile::{self, Next},
+    relay,
     retries::WatchBackoff,
     startup::scoped,
     status::find,
@@ -89,6 +90,9 @@ pub async fn run(
     background.spawn(follow_link(ctx.clone(), readiness));
     background.spawn(follow_events(ctx.clone()));
     background.spawn(count_groups(ctx.clone()));
+    background.spawn(relay::watch(ctx.clone()));
+    // On its own, as it ends what it has in hand.
+    let relay = tokio::spawn(relay::run(ctx.clone(), shutdown.clone()));
 
     let controller = Controller::for_stream(group_stream, groups.clone())
         .with_config(controller::Config::default().concurrency(args.concurrency))
@@ -123,6 +127,9 @@ pub async fn run(
         })
         .await;
     background.shutdown().await;
+    if let Err(error) = relay.await {
+        tracing::error!(%error, "the relay ended by a fault");
+    }
 }
 
 /// A watch that went blind, as one to a server that died without a word, is noticed when it should
@@ -216,7 +223,7 @@ async fn follow_link(ctx: Arc<Context>, readiness: Readiness) {
         if now.up {
             ctx.known.all_changed();
             ctx.trigger_all();
-            prepare(&ctx, &readiness, &mut link).await;
+            prepare(&ctx, &readiness, link.clone()).await;
         } else {
             readiness.not_ready(unreachable(&ctx));
             tokio::select! {
@@ -237,8 +244,9 @@ fn unreachable(ctx: &Context) -> String {
         .map_or_else(|| "NATS came back".to_owned(), |error: BrokerError| error.to_string())
 }
 
-/// Makes the shared streams; ready once they are there. Returns early when the link changes.
-async fn prepare(ctx: &Context, readiness: &Readiness, link: &mut tokio::sync::watch::Receiver<broker::Link>) {
+/// Makes the shared streams; ready once they are there. Returns early when the link changes; that is
+/// seen by this receiver only, so that the caller's shows the change, too.
+async fn prepare(ctx: &Context, readiness: &Readiness, mut link: tokio::sync::watch::Receiver<broker::Link>) {
     loop {
         match ctx.ensure_shared_streams().await {
             Ok(()) => return readiness.ready(),

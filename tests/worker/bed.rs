@@ -1,6 +1,9 @@
 //! What the tests of the worker run on: a real NATS, and a group's pipeline as the operator would make it.
 
-use crate::{process::Worker, support::nats::NatsServer};
+use crate::{
+    process::Worker,
+    support::{nats::NatsServer, proxy::Proxy},
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -8,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
-    broker::{Broker, ConsumerConfig, StreamConfig, dead_letters, delays, overlay, rates},
+    broker::{Arrival, Broker, ConsumerConfig, Delivery, StreamConfig, dead_letters, delays, overlay, rates},
     cli::NatsArgs,
-    names::{self, DEAD_STREAM, Queue, StreamName},
+    names::{self, DEAD_STREAM, DELAY_STREAM, Queue, StreamName},
     settings::WorkerSettings,
 };
 use tokio::time::sleep;
@@ -193,6 +196,26 @@ impl Bed {
         stored.map(|_| ()).expect("a stored task");
     }
 
+    /// Puts a message under any subject.
+    pub async fn store(&self, subject: &str, headers: &[(&str, &str)]) {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        let stored = self.broker.store(subject, &headers, "".into()).await;
+        stored.map(|_| ()).expect("a stored message");
+    }
+
+    /// The next task, delivered to the test as to a worker.
+    pub async fn deliver_by_hand(&self) -> Delivery {
+        let mut inbox = self.broker.pull_inbox(&self.stream()).await.expect("an inbox");
+        inbox.ask(1, 1, PATIENCE).await.expect("a pull");
+        match inbox.next().await {
+            Some(Arrival::Task(task)) => *task,
+            _ => panic!("no task came"),
+        }
+    }
+
     /// Puts `count` tasks into the queue, named by their number from 0.
     pub async fn publish_many(&self, count: usize) {
         for id in 0..count {
@@ -200,13 +223,23 @@ impl Bed {
         }
     }
 
-    /// Waits until the queue is empty: nothing waits, nothing runs.
+    /// Waits until the queue is empty: nothing waits, nothing runs, and nothing is in back-off.
     pub async fn empty_queue(&self) {
         let stream = self.stream();
         until("the queue is empty", async || {
-            self.nats.messages(stream.as_str()).await == 0
+            let queued = async || self.nats.messages(stream.as_str()).await;
+            queued().await + self.nats.messages(DELAY_STREAM).await + queued().await == 0
         })
         .await;
+    }
+
+    /// Asks the workers about a task that is to be cancelled, as the operator does; the first answer.
+    pub async fn ask_to_cancel(&self, id: &str, up_to: u64) -> String {
+        let question = serde_json::json!({"id": id, "upTo": up_to}).to_string();
+        let client = self.nats.client().await;
+        let answer = client.request(self.queue.cancel_question(), question.into()).await;
+        let answer: Value = serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
+        answer["state"].as_str().expect("a state").to_owned()
     }
 
     /// Waits for `count` dead letters, and returns them with their headers (names in lower case).
@@ -251,6 +284,13 @@ impl Bed {
     /// A worker process for the handler at `url`, once it has started. Not yet ready.
     pub async fn worker(&self, url: &str) -> Worker {
         Worker::start(&self.nats.url(), &self.queue, url).await
+    }
+
+    /// A worker process that is ready, and reaches NATS through `proxy` only.
+    pub async fn ready_worker_behind(&self, proxy: &Proxy, url: &str) -> Worker {
+        let worker = Worker::start(&proxy.url(), &self.queue, url).await;
+        worker.ready().await;
+        worker
     }
 
     /// A worker process that is ready.

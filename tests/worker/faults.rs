@@ -145,10 +145,15 @@ async fn a_restart_of_nats_in_the_middle_loses_nothing_and_keeps_the_limit() {
 }
 
 #[tokio::test]
-async fn a_crash_of_nats_in_the_middle_loses_nothing() {
+async fn a_crash_of_nats_in_the_middle_loses_nothing_and_keeps_the_limit() {
     let bed = Bed::with(&Group::default().concurrency(8)).await;
     // A single server that crashes forgets the deliveries of its last moments, and makes them again.
-    run_through_restarts(&bed, async || bed.nats.restart().await).await;
+    let handler = run_through_restarts(&bed, async || bed.nats.restart().await).await;
+    assert!(
+        handler.books.peak() <= 8,
+        "never more than 8, but {}",
+        handler.books.peak()
+    );
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use axum::{
     Router,
     extract::State,
     http::{HeaderMap, StatusCode},
+    response::{AppendHeaders, IntoResponse},
 };
 use bytes::Bytes;
 use std::{
@@ -73,7 +74,10 @@ impl Books {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = (StatusCode, String)> + Send>>;
+/// Status, headers and body.
+pub type FullAnswer = (StatusCode, Vec<(String, String)>, String);
+
+type Answer = Pin<Box<dyn Future<Output = FullAnswer> + Send>>;
 type Act = Arc<dyn Fn(Call) -> Answer + Send + Sync>;
 
 #[derive(Clone)]
@@ -107,7 +111,26 @@ impl Handler {
     where
         F: Future<Output = (StatusCode, String)> + Send + 'static,
     {
+        let act: Act = Arc::new(move |call| {
+            let answer = act(call);
+            Box::pin(async move {
+                let (status, body) = answer.await;
+                (status, Vec::new(), body)
+            })
+        });
+        Self::serve(addr, joint, act).await
+    }
+
+    /// A handler that sets headers, too.
+    pub async fn start_with_headers<F>(act: impl Fn(Call) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = FullAnswer> + Send + 'static,
+    {
         let act: Act = Arc::new(move |call| Box::pin(act(call)));
+        Self::serve("127.0.0.1:0".parse().expect("an address"), Arc::default(), act).await
+    }
+
+    async fn serve(addr: SocketAddr, joint: Arc<Books>, act: Act) -> Self {
         let books: Arc<Books> = Arc::default();
         let listener = TcpListener::bind(addr).await.expect("a port");
         let addr = listener.local_addr().expect("an address");
@@ -130,15 +153,15 @@ impl Drop for Handler {
     }
 }
 
-async fn take(State(shared): State<Shared>, headers: HeaderMap, payload: Bytes) -> (StatusCode, String) {
+async fn take(State(shared): State<Shared>, headers: HeaderMap, payload: Bytes) -> impl IntoResponse {
     let call = Call {
         headers,
         payload: String::from_utf8_lossy(&payload).into_owned(),
     };
     let mut running = Running::new(shared.books, &call);
-    let answer = (shared.act)(call).await;
+    let (status, headers, body) = (shared.act)(call).await;
     running.answered = true;
-    answer
+    (status, AppendHeaders(headers), body)
 }
 
 /// Counted for as long as it lives. Dropped early when the worker closes the connection.
@@ -194,13 +217,18 @@ pub fn ok() -> (StatusCode, String) {
 
 /// A handler that answers each task once `hold` lets it go.
 pub async fn held(hold: &Hold) -> Handler {
+    held_with(hold, Arc::default()).await
+}
+
+/// One that writes into `joint` books, beside its own.
+pub async fn held_with(hold: &Hold, joint: Arc<Books>) -> Handler {
     let hold = hold.clone();
-    Handler::start(move |_| {
+    let act = move |_| {
         let hold = hold.clone();
         async move {
             hold.wait().await;
             ok()
         }
-    })
-    .await
+    };
+    Handler::start_on("127.0.0.1:0".parse().expect("an address"), joint, act).await
 }

@@ -11,10 +11,14 @@
 mod support;
 
 mod bed;
+mod cancel;
+mod closing;
 mod faults;
 mod handler;
+mod leases;
 mod outcomes;
 mod process;
+mod retries;
 mod shutdown;
 mod start;
 

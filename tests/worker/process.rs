@@ -99,12 +99,23 @@ impl Worker {
 
     /// SIGTERM.
     pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// SIGSTOP: it stands still, with all its connections.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT: it goes on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let sent = Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill can be run");
-        assert!(sent.success(), "the worker was gone already");
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.expect("kill can be run").success(), "the worker was gone already");
     }
 
     /// Waits for its end.

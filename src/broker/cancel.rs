@@ -1,0 +1,75 @@
+//! Cancelling: hearing who wants a task cancelled, and asking the workers whether they run it.
+
+use super::{connection::Broker, error::BrokerError};
+use crate::names::{CANCEL_SUBJECTS, Queue};
+use async_nats::{Message, StatusCode};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// All operator replicas hear under this name: each request, or advisory, goes to one of them.
+pub(super) const REPLICAS: &str = "taskgroup-operators";
+
+/// Somebody wants a task cancelled.
+pub struct CancelRequest {
+    broker: Broker,
+    message: Message,
+}
+
+impl CancelRequest {
+    /// What was asked: `cancel.<namespace>.<queue>.<task-id>`, if it is right.
+    pub fn subject(&self) -> &str {
+        &self.message.subject
+    }
+
+    /// Answers, if an answer is wanted.
+    pub async fn answer(self, text: String) {
+        let Some(reply) = self.message.reply else { return };
+        if let Err(error) = self.broker.client.publish(reply, text.into()).await {
+            tracing::debug!(%error, "the answer about a cancelled task can't be sent");
+        }
+    }
+}
+
+impl Broker {
+    /// The requests to cancel a task, for as long as the client lives; each comes to one replica.
+    pub async fn cancel_requests(&self) -> Result<impl Stream<Item = CancelRequest> + Send + use<>, BrokerError> {
+        let requests = self.client.queue_subscribe(CANCEL_SUBJECTS, REPLICAS.to_owned()).await;
+        let broker = self.clone();
+        Ok(requests
+            .map_err(|error| self.unreachable(error))?
+            .map(move |message| CancelRequest {
+                broker: broker.clone(),
+                message,
+            }))
+    }
+
+    /// Asks all workers of a queue, and returns what they answer: until `enough` says so, at most for
+    /// `patience`. Without any worker it returns at once.
+    pub async fn ask_workers(
+        &self,
+        queue: &Queue,
+        question: Bytes,
+        patience: Duration,
+        enough: impl Fn(&[Bytes]) -> bool,
+    ) -> Result<Vec<Bytes>, BrokerError> {
+        self.check()?;
+        let inbox = self.client.new_inbox();
+        let answers = self.client.subscribe(inbox.clone()).await;
+        let mut answers = answers.map_err(|error| self.unreachable(error))?;
+        self.client
+            .publish_with_reply(queue.cancel_question(), inbox, question)
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let deadline = Instant::now() + patience;
+        let mut all = Vec::new();
+        while !enough(&all) {
+            match timeout_at(deadline, answers.next()).await {
+                Ok(Some(answer)) if answer.status != Some(StatusCode::NO_RESPONDERS) => all.push(answer.payload),
+                _ => break,
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,173 @@
+//! The relay's side of the delay stream: its consumer, and what it does with a message of it.
+
+use super::{
+    api::absent,
+    connection::Broker,
+    error::{BrokerError, Refusal, code},
+    pull::Delivery,
+};
+use crate::names::{DELAY_STREAM, DUE_SUBJECTS, Queue, RELAY, keys};
+use async_nats::{
+    HeaderMap, Request,
+    client::RequestErrorKind,
+    header::{HeaderName, HeaderValue},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long a relay that died keeps what it had in hand from the others.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// What became of a message that was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandedOn {
+    /// A stream has it, or had it already.
+    Stored,
+    /// The stream has no room at present.
+    Full,
+    /// It is larger than the stream takes.
+    TooLarge,
+    /// No stream listens to the subject.
+    NoStream,
+}
+
+/// What a worker says about a callback that it was asked to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackAnswer {
+    /// Made.
+    Done,
+    /// It failed; another try may succeed.
+    Retry,
+    /// It failed, and always will.
+    GiveUp,
+    /// No worker answered.
+    Silence,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<Refusal>,
+}
+
+impl Broker {
+    /// Makes the consumer of the delay stream where it is missing.
+    pub async fn ensure_relay(&self, instance: &str) -> Result<(), BrokerError> {
+        let info = self
+            .request(format!("CONSUMER.INFO.{DELAY_STREAM}.{RELAY}"), &json!({}))
+            .await;
+        let found: Option<Value> = absent(info, code::CONSUMER_NOT_FOUND)?;
+        if found.is_some() {
+            return Ok(());
+        }
+        let config = json!({
+            "durable_name": RELAY,
+            "name": RELAY,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": u64::try_from(ACK_WAIT.as_nanos()).unwrap_or(u64::MAX),
+            "max_deliver": -1,
+            // What waits for a full queue counts as delivered: it must not hold up the other groups.
+            "max_ack_pending": -1,
+            "filter_subjects": DUE_SUBJECTS,
+            "metadata": {keys::INSTANCE: instance},
+        });
+        let body = json!({"stream_name": DELAY_STREAM, "config": config, "action": "create"});
+        let _: Value = self
+            .request(format!("CONSUMER.CREATE.{DELAY_STREAM}.{RELAY}"), &body)
+            .await?;
+        tracing::info!("consumer {RELAY} of stream {DELAY_STREAM} made");
+        Ok(())
+    }
+
+    /// How many messages the relay has before it: those not delivered yet, and those that are in hand
+    /// or wait to be tried again. `None` where the consumer is missing.
+    pub async fn relay_backlog(&self) -> Result<Option<(u64, u64)>, BrokerError> {
+        #[derive(Deserialize)]
+        struct Info {
+            #[serde(default)]
+            num_pending: u64,
+            #[serde(default)]
+            num_ack_pending: u64,
+        }
+        let info = self
+            .request(format!("CONSUMER.INFO.{DELAY_STREAM}.{RELAY}"), &json!({}))
+            .await;
+        let info: Option<Info> = absent(absent(info, code::CONSUMER_NOT_FOUND), code::STREAM_NOT_FOUND)?.flatten();
+        Ok(info.map(|info| (info.num_pending, info.num_ack_pending)))
+    }
+
+    /// Publishes `message` to `subject` with these headers, and waits until a stream has stored it, or
+    /// said that it had one with the same `Nats-Msg-Id`.
+    pub async fn hand_on(
+        &self,
+        message: &Delivery,
+        subject: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<HandedOn, BrokerError> {
+        self.check()?;
+        let request = Request::new().payload(message.payload()).headers(map(headers));
+        let answer = match self.client.send_request(subject.to_owned(), request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return match error.kind() {
+                    RequestErrorKind::NoResponders => Ok(HandedOn::NoStream),
+                    RequestErrorKind::MaxPayloadExceeded => Ok(HandedOn::TooLarge),
+                    _ => Err(self.unreachable(&error)),
+                };
+            }
+        };
+        let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|cause| BrokerError::Unreadable {
+            request: format!("a message to {subject}"),
+            cause: cause.to_string(),
+        })?;
+        match answer.error {
+            None => Ok(HandedOn::Stored),
+            Some(refusal) if refusal.err_code == code::STREAM_FULL => Ok(HandedOn::Full),
+            Some(refusal) if refusal.err_code == code::MESSAGE_TOO_LARGE => Ok(HandedOn::TooLarge),
+            Some(refusal) => Err(BrokerError::Refused {
+                request: format!("a message to {subject}"),
+                code: refusal.err_code,
+                description: refusal.description,
+            }),
+        }
+    }
+
+    /// Asks one of the queue's workers to make the callback that `message` is.
+    pub async fn ask_for_callback(
+        &self,
+        queue: &Queue,
+        message: &Delivery,
+        headers: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<CallbackAnswer, BrokerError> {
+        self.check()?;
+        let request = Request::new()
+            .payload(message.payload())
+            .headers(map(headers))
+            .timeout(Some(patience));
+        match self.client.send_request(queue.callback_request(), request).await {
+            Ok(answer) => Ok(match answer.payload.as_ref() {
+                b"ok" => CallbackAnswer::Done,
+                b"give-up" => CallbackAnswer::GiveUp,
+                _ => CallbackAnswer::Retry,
+            }),
+            Err(error) => match error.kind() {
+                RequestErrorKind::NoResponders | RequestErrorKind::TimedOut => Ok(CallbackAnswer::Silence),
+                RequestErrorKind::MaxPayloadExceeded => Ok(CallbackAnswer::GiveUp),
+                _ => Err(self.unreachable(&error)),
+            },
+        }
+    }
+}
+
+/// Headers that NATS can't carry are left out.
+fn map(headers: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            map.append(name, value);
+        }
+    }
+    map
+}

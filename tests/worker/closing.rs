@@ -1,0 +1,132 @@
+//! A handler that wants no tasks for a while closes its group, on every worker.
+
+use crate::{
+    bed::{Bed, Group, until},
+    handler::{Call, Handler, ok},
+};
+use axum::http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use std::sync::{Arc, Mutex};
+
+/// Refuses the first task until `seconds` later, and notes what comes before.
+struct Refuses {
+    until: Mutex<Option<Timestamp>>,
+    too_early: Mutex<Vec<String>>,
+}
+
+impl Refuses {
+    async fn start(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static, seconds: i64) -> (Handler, Arc<Self>) {
+        let refuses = Arc::new(Self {
+            until: Mutex::default(),
+            too_early: Mutex::default(),
+        });
+        let books = refuses.clone();
+        let answer = Arc::new(answer);
+        let handler = Handler::start_with_headers(move |call: Call| {
+            let (books, answer) = (books.clone(), answer.clone());
+            async move {
+                let now = Timestamp::now();
+                let mut until = books.until.lock().expect("the time");
+                match *until {
+                    None => {
+                        let end = now + SignedDuration::from_secs(seconds);
+                        *until = Some(end);
+                        (
+                            StatusCode::TOO_MANY_REQUESTS,
+                            vec![("Retry-After".to_owned(), answer(end))],
+                            String::new(),
+                        )
+                    }
+                    Some(until) => {
+                        // A date in the header has no fractions of a second.
+                        if now + SignedDuration::from_secs(1) < until {
+                            books.too_early.lock().expect("the list").push(call.task().to_owned());
+                        }
+                        let (status, body) = ok();
+                        (status, Vec::new(), body)
+                    }
+                }
+            }
+        })
+        .await;
+        (handler, refuses)
+    }
+}
+
+async fn closes(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static) {
+    let bed = Bed::with(&Group::default().concurrency(4).max_attempts(1)).await;
+    let (handler, refuses) = Refuses::start(answer, 3).await;
+    let workers = [
+        bed.ready_worker(&handler.url()).await,
+        bed.ready_worker(&handler.url()).await,
+    ];
+    bed.publish("refused", "").await;
+    until("the group is closed", async || {
+        bed.consumer_info().await["paused"] == true
+    })
+    .await;
+    bed.publish_many(10).await;
+    bed.empty_queue().await;
+    assert_eq!(refuses.too_early.lock().expect("the list").as_slice(), &[] as &[String]);
+    // The refused one came again, and had not used up its only attempt.
+    let calls = handler.books.calls();
+    assert_eq!(calls.len(), 12);
+    assert!(calls.iter().all(|call| call.attempt() == 1), "{calls:?}");
+    assert_eq!(bed.nats.messages(taskgroup::names::DEAD_STREAM).await, 0);
+    let closes = workers[0].metric("taskgroup_worker_closes_total").await
+        + workers[1].metric("taskgroup_worker_closes_total").await;
+    assert_eq!(closes, 1.0);
+}
+
+#[tokio::test]
+async fn retry_after_in_seconds_closes_the_group_on_every_worker_and_it_opens_by_itself() {
+    closes(|_| "3".to_owned()).await;
+}
+
+#[tokio::test]
+async fn retry_after_as_a_date_does_the_same() {
+    closes(|until| until.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).await;
+}
+
+#[tokio::test]
+async fn a_closing_lasts_no_longer_than_the_group_allows() {
+    let mut group = Group::default();
+    group.settings.max_retry_after_ms = 1000;
+    let bed = Bed::with(&group).await;
+    let (handler, _refuses) = Refuses::start(|_| "86400".to_owned(), 0).await;
+    let _worker = bed.ready_worker(&handler.url()).await;
+    bed.publish("refused", "").await;
+    bed.empty_queue().await;
+    assert_eq!(handler.books.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_closing_does_not_end_a_suspension() {
+    let bed = Bed::with(&Group::default()).await;
+    let (handler, _refuses) = Refuses::start(|_| "1".to_owned(), 1).await;
+    let worker = bed.ready_worker(&handler.url()).await;
+    bed.broker.pause_consumer(&bed.stream(), true).await.expect("paused");
+    // Delivered before the suspension took hold, as it were.
+    bed.broker.pause_consumer(&bed.stream(), false).await.expect("resumed");
+    bed.publish("refused", "").await;
+    until("it is refused", async || {
+        worker.metric("taskgroup_worker_closes_total").await == 1.0
+    })
+    .await;
+    bed.broker.pause_consumer(&bed.stream(), true).await.expect("paused");
+    bed.broker.notify_settings(&bed.queue).await.expect("a notice");
+    until("it is back in its queue", async || {
+        bed.nats.messages(bed.stream().as_str()).await == 1
+    })
+    .await;
+    let info = bed.consumer_info().await;
+    assert!(
+        info["config"]["pause_until"]
+            .as_str()
+            .is_some_and(|until| until.starts_with("2262")),
+        "{info}"
+    );
+    bed.broker.pause_consumer(&bed.stream(), false).await.expect("resumed");
+    bed.empty_queue().await;
+    assert_eq!(handler.books.calls().len(), 2);
+}
