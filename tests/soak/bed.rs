@@ -34,7 +34,7 @@ use tokio::sync::{Mutex, RwLock};
 const PODS: usize = 2;
 
 /// How long anything may take that takes a moment.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Bed {
     api: ApiServer,
@@ -152,10 +152,11 @@ impl Bed {
             self.task_groups().create(&PostParams::default(), &made).await.unwrap();
         }
         for index in 0..self.groups.len() {
-            assert!(
-                self.in_force(index, 1).await,
-                "the operator makes no pipeline: see its log"
-            );
+            let name = &self.groups[index].name;
+            if !self.in_force(index, 1).await {
+                let group = self.task_groups().get(name).await.unwrap();
+                panic!("the operator makes no pipeline of {name}, see its log: {group:#?}");
+            }
             self.pods_are_ready(index).await;
             self.record.note(Event::InForce { group: index });
         }
