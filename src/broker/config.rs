@@ -244,6 +244,9 @@ pub struct ConsumerInfo {
     /// For how long still, in nanoseconds.
     #[serde(default)]
     pub pause_remaining: u64,
+    /// The server's time when it said so.
+    #[serde(default)]
+    pub ts: Option<Timestamp>,
 }
 
 /// A place in a stream.

@@ -25,6 +25,8 @@ pub mod code {
     pub const MEMORY_EXCEEDED: u64 = 10028;
     /// The server's disk limit is reached.
     pub const STORAGE_EXCEEDED: u64 = 10047;
+    /// Another message came before this one, which was to be stored only after a certain one.
+    pub const WRONG_LAST_SEQUENCE: u64 = 10071;
     /// Another stream listens to these subjects.
     pub const SUBJECT_OVERLAP: u64 = 10065;
     /// A stream of this name exists with another configuration.

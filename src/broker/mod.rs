@@ -1,8 +1,8 @@
 //! JetStream: the only place that knows the NATS client library.
 //!
 //! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
-//! `api` asks the server, `events` hears what others change, `pull` and `publish` are the
-//! worker's side, `relay` and `cancel` the operator's.
+//! `api` asks the server, `events` hears what others change, `pull`, `publish` and `rate` are
+//! the worker's side, `relay` and `cancel` the operator's.
 
 mod api;
 mod cancel;
@@ -15,6 +15,7 @@ mod message;
 mod publish;
 mod pull;
 mod question;
+mod rate;
 mod relay;
 
 pub use cancel::CancelRequest;

@@ -34,6 +34,23 @@ pub struct Metrics {
     pub acks_unconfirmed: Counter,
     /// Pulls sent.
     pub pulls: Counter,
+    /// About the group's rate.
+    pub rate: RateMetrics,
+}
+
+/// What a worker counts about the group's rate.
+#[derive(Clone)]
+pub struct RateMetrics {
+    /// Starts that are saved up, as far as this worker knows.
+    pub tokens: Gauge,
+    /// How long tasks waited for their start.
+    pub waits: Histogram,
+    /// Times that starts were reserved, one or several.
+    pub reservations: Counter,
+    /// Times that another worker came before.
+    pub conflicts: Counter,
+    /// Reserved starts that came too late to be used.
+    pub missed: Counter,
 }
 
 /// What became of a task: `done`, `retried`, `put_off`, `dead_lettered`, `dropped`, `cancelled`,
@@ -80,6 +97,13 @@ impl Metrics {
             dead_letters: Family::default(),
             acks_unconfirmed: Counter::default(),
             pulls: Counter::default(),
+            rate: RateMetrics {
+                tokens: Gauge::default(),
+                waits: Histogram::new(DURATIONS),
+                reservations: Counter::default(),
+                conflicts: Counter::default(),
+                missed: Counter::default(),
+            },
         };
         let registry = registry.sub_registry_with_prefix("taskgroup_worker");
         registry.register("in_flight", "Tasks that run", metrics.in_flight.clone());
@@ -129,11 +153,43 @@ impl Metrics {
             metrics.acks_unconfirmed.clone(),
         );
         registry.register("pulls", "Pulls sent to the broker", metrics.pulls.clone());
+        metrics.rate.register(registry);
         metrics
     }
 
     /// Counts what became of a task.
     pub fn task(&self, outcome: &'static str) {
         self.tasks.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+impl RateMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "rate_tokens",
+            "Starts saved up under the group's rate limit, as far as this worker knows",
+            self.tokens.clone(),
+        );
+        registry.register_with_unit(
+            "rate_wait",
+            "How long tasks waited in hand for their start under the group's rate limit",
+            Unit::Seconds,
+            self.waits.clone(),
+        );
+        registry.register(
+            "rate_reservations",
+            "Times that starts were reserved for the group's rate limit, one or several",
+            self.reservations.clone(),
+        );
+        registry.register(
+            "rate_conflicts",
+            "Reservations that had to be made again, as another worker came before",
+            self.conflicts.clone(),
+        );
+        registry.register(
+            "rate_missed",
+            "Reserved starts that came too late to be used: this worker was held up",
+            self.missed.clone(),
+        );
     }
 }

@@ -4,12 +4,13 @@
 //! `lease` meanwhile and does what `policy` says with the result: `acks` for what is done, a `handover`
 //! for what is tried again (`history`) or `dead`, a `closing` of the whole group. `slots` counts what
 //! may be asked for, `in_hand` what runs, `watch` keeps the settings up to date, `gate` knows whether the
-//! handler is there, `cancel` answers who cancels a task, `drained` is for the handler's shutdown hook.
+//! handler is there, `rate` lets tasks start as the group's rate allows by the server's `clock`, `cancel` answers who cancels a task, `drained` is for the handler's shutdown hook.
 //! `slots`, `policy`, `history` and `retry_after` are pure.
 
 mod acks;
 mod backoff;
 mod cancel;
+mod clock;
 mod closing;
 mod dead;
 mod drained;
@@ -24,6 +25,7 @@ mod metrics;
 mod policy;
 mod pull_loop;
 mod pulse;
+mod rate;
 mod retry_after;
 mod run_task;
 mod slots;
@@ -31,12 +33,14 @@ mod watch;
 
 use self::{
     acks::Acks,
+    clock::Clock,
     drained::Drained,
     gate::Gate,
     handler::Handler,
     http::HttpHandler,
     in_hand::InHand,
     metrics::Metrics,
+    rate::RateGate,
     watch::{Known, Terms},
 };
 pub use self::{
@@ -73,6 +77,8 @@ struct Worker {
     metrics: Metrics,
     in_hand: InHand,
     acks: Acks,
+    rate: RateGate,
+    clock: Clock,
     /// Cancelled when what still runs has to be handed back.
     hurry: CancellationToken,
 }
@@ -83,15 +89,18 @@ impl Worker {
         self.known.borrow().terms.clone()
     }
 
-    /// Until when nothing new may start, if so.
-    fn paused_until(&self) -> Option<Timestamp> {
-        let until = self.known.borrow().paused_until;
-        until.filter(|until| self.now() < *until)
+    /// Returns when nothing new may start, and until when.
+    async fn paused(&self) -> Timestamp {
+        let mut known = self.known.subscribe();
+        let paused = known.wait_for(|known| known.paused_until.is_some_and(|until| self.now() < until));
+        let until = paused.await.ok().and_then(|known| known.paused_until);
+        // The other end lives as long as this.
+        until.unwrap_or(Timestamp::MAX)
     }
 
-    /// The time.
+    /// The time of the NATS server.
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        self.clock.now()
     }
 }
 
@@ -130,16 +139,25 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
     tracing::info!(%queue, handler = args.handler_url, admin = %addr, "worker started");
 
     let (acks, mut unconfirmed) = acks::channel();
+    let known = channel::Sender::new(Known {
+        terms: None,
+        missing: Some(format!(
+            "reading the group's settings from NATS at {}",
+            broker.servers()
+        )),
+        paused_until: None,
+    });
+    let clock = Clock::default();
+    let rate = RateGate::new(
+        broker.clone(),
+        queue.clone(),
+        clock.clone(),
+        known.subscribe(),
+        metrics.rate.clone(),
+    );
     let worker = Arc::new(Worker {
         gate,
-        known: channel::Sender::new(Known {
-            terms: None,
-            missing: Some(format!(
-                "reading the group's settings from NATS at {}",
-                broker.servers()
-            )),
-            paused_until: None,
-        }),
+        known,
         queue,
         broker,
         handler,
@@ -147,6 +165,8 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         metrics,
         in_hand: InHand::default(),
         acks,
+        rate,
+        clock,
         hurry: CancellationToken::new(),
     });
     tokio::select! {
@@ -157,6 +177,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         () = pull_loop::run(worker.clone(), readiness, shutdown) => {}
     }
 
+    worker.rate.close().await;
     drained.finish().await;
     admin_shutdown.cancel();
     if time::timeout(LAST_ANSWERS, admin).await.is_err() {

@@ -120,6 +120,7 @@ impl PullLoop {
                 Ok(()) = self.known.changed() => Event::WakeUp,
                 Ok(()) = self.link.changed() => Event::WakeUp,
                 Ok(()) = self.handler.changed() => Event::WakeUp,
+                () = self.worker.rate.moved() => Event::WakeUp,
                 () = self.shutdown.cancelled(), if !stopping => Event::WakeUp,
                 () = time::sleep_until(wake_up.into()) => Event::WakeUp,
             };
@@ -244,7 +245,7 @@ impl PullLoop {
         let Some(inbox) = &self.inbox else {
             return;
         };
-        if let Some(ask) = self.slots.ask(now) {
+        if let Some(ask) = self.slots.ask(now, self.worker.rate.room()) {
             self.worker.metrics.pulls.inc();
             if let Err(error) = inbox.ask(ask.pull, ask.batch, EXPIRES).await {
                 tracing::debug!(%error, "a pull could not be sent");
@@ -281,7 +282,9 @@ impl PullLoop {
     fn start(&mut self, task: Delivery) {
         self.slots.started();
         let worker = self.worker.clone();
-        self.tasks.spawn(async move { run_task::run(&worker, task).await });
+        let turn = worker.rate.line_up();
+        self.tasks
+            .spawn(async move { run_task::run(&worker, task, turn).await });
     }
 
     fn finished(&mut self, ended: &Result<(), JoinError>) {
@@ -294,6 +297,7 @@ impl PullLoop {
     fn show(&self) {
         self.worker.metrics.in_flight.set(i64::from(self.slots.running()));
         self.worker.metrics.slots.set(i64::from(self.slots.capacity()));
+        self.worker.rate.show();
     }
 
     fn longest_attempt(&self) -> Duration {

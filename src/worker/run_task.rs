@@ -9,6 +9,7 @@ use super::{
     lease::Lease,
     metrics::{AttemptEnd, Reason},
     policy::{self, AttemptResult, Death, Verdict},
+    rate::Turn,
     watch::Terms,
 };
 use crate::{broker::Delivery, task::is_ours};
@@ -86,7 +87,7 @@ impl Run<'_> {
 
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
 /// then the broker gives the task to another worker.
-pub async fn run(worker: &Worker, task: Delivery) {
+pub async fn run(worker: &Worker, task: Delivery, turn: Turn) {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
@@ -114,7 +115,7 @@ pub async fn run(worker: &Worker, task: Delivery) {
     let outcome = tokio::select! {
         // What is finished is finished, also when it was to be cut off at the same moment.
         biased;
-        outcome = work(worker, &task, id, &lease) => outcome,
+        outcome = work(worker, &task, id, &lease, turn) => outcome,
         cut = held.cut() => cut_off(&task, id, cut).await,
         () = lease.lost() => lost(worker, &task, id),
         () = worker.hurry.cancelled() => hand_back(worker, &task, id, &lease).await,
@@ -132,7 +133,7 @@ pub async fn run(worker: &Worker, task: Delivery) {
 }
 
 /// All that is done with a task while its lease is held.
-async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>) -> Outcome {
+async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, turn: Turn) -> Outcome {
     if !lease.is_held() {
         return lost(worker, task, id);
     }
@@ -165,7 +166,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>) -> 
     if history.is_continued() {
         handover::remove_predecessors(&run).await;
     }
-    let verdict = match may_start(&run, &history, attempt).await {
+    let verdict = match may_start(&run, &history, attempt, turn).await {
         Ok(()) => {
             // What changed while it waited holds for what starts now.
             let terms = worker.terms().unwrap_or(terms.clone());
@@ -192,27 +193,33 @@ enum NoStart {
 }
 
 /// Returns when the attempt may start.
-async fn may_start(run: &Run<'_>, history: &History, attempt: u32) -> Result<(), NoStart> {
-    let Run {
-        worker,
-        task,
-        id,
-        terms,
-        ..
-    } = *run;
+async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -> Result<(), NoStart> {
+    let Run { worker, task, id, .. } = *run;
     if worker.in_hand.is_cancelled(id, task.stored().sequence) {
         return Err(NoStart::Cancelled);
     }
-    if let Some(death) = policy::already_dead(attempt, terms.settings.max_attempts) {
+    if let Some(death) = policy::already_dead(attempt, run.terms.settings.max_attempts) {
         return Err(NoStart::Dead(death));
     }
-    if history.has_expired(&terms.settings, worker.now()) {
-        return Err(NoStart::Dead(policy::expired(attempt, terms.settings.expire())));
+    let in_time = || {
+        let terms = worker.terms();
+        let settings = terms.as_ref().map_or(&run.terms.settings, |terms| &terms.settings);
+        if history.has_expired(settings, worker.now()) {
+            Err(NoStart::Dead(policy::expired(attempt, settings.expire())))
+        } else {
+            Ok(())
+        }
+    };
+    in_time()?;
+    tokio::select! {
+        biased;
+        until = worker.paused() => {
+            // The broker delivers nothing in a pause: perhaps it is over.
+            worker.look_again.notify_one();
+            Err(NoStart::PutOff(until))
+        }
+        () = turn.start() => in_time(),
     }
-    if let Some(until) = worker.paused_until() {
-        return Err(NoStart::PutOff(until));
-    }
-    Ok(())
 }
 
 /// One attempt.

@@ -56,10 +56,11 @@ impl Slots {
         self.running
     }
 
-    /// What to ask the server for now.
-    pub fn ask(&mut self, now: Instant) -> Option<Ask> {
+    /// What to ask the server for now, where only `room` more tasks may come at present.
+    pub fn ask(&mut self, now: Instant, room: u32) -> Option<Ask> {
         let asked: u32 = self.pulls.iter().map(|pull| pull.left).sum();
-        let batch = self.capacity.saturating_sub(self.running + asked);
+        let free = self.capacity.saturating_sub(self.running + asked);
+        let batch = free.min(room.saturating_sub(asked));
         if batch == 0 || self.pulls.len() >= MAX_PULLS {
             return None;
         }
@@ -131,6 +132,7 @@ mod tests {
 
     enum Step {
         Capacity(u32),
+        Room(u32),
         Asks(u64, u32),
         AsksNothing,
         Starts(u32),
@@ -143,20 +145,22 @@ mod tests {
 
     fn play(case: &str, steps: &[Step]) {
         let mut slots = Slots::default();
+        let mut room = u32::MAX;
         let now = Instant::now();
         for (number, step) in steps.iter().enumerate() {
             let place = format!("{case}, step {number}");
             match step {
                 Capacity(capacity) => slots.set_capacity(*capacity),
+                Room(tasks) => room = *tasks,
                 Asks(pull, batch) => assert_eq!(
-                    slots.ask(now),
+                    slots.ask(now, room),
                     Some(Ask {
                         pull: *pull,
                         batch: *batch
                     }),
                     "{place}"
                 ),
-                AsksNothing => assert_eq!(slots.ask(now), None, "{place}"),
+                AsksNothing => assert_eq!(slots.ask(now, room), None, "{place}"),
                 Starts(count) => (0..*count).for_each(|_| slots.started()),
                 Finishes(count) => (0..*count).for_each(|_| slots.finished()),
                 Ends(pull, left) => slots.ended(*pull, *left),
@@ -215,6 +219,23 @@ mod tests {
             (
                 "more after it rose",
                 vec![Capacity(2), Asks(1, 2), Capacity(5), Asks(2, 3)],
+            ),
+            (
+                "as there is room for, with what was asked for already",
+                vec![
+                    Capacity(100),
+                    Room(5),
+                    Asks(1, 5),
+                    AsksNothing,
+                    Starts(3),
+                    Room(2),
+                    AsksNothing,
+                    Room(4),
+                    Asks(2, 2),
+                    Room(0),
+                    Starts(4),
+                    AsksNothing,
+                ],
             ),
             (
                 "again what expired",

@@ -1,5 +1,5 @@
 //! Keeps what the worker knows about its group up to date: the settings in the consumer's metadata,
-//! and the consumer's own `ack_wait` and `max_ack_pending`.
+//! the consumer's own `ack_wait` and `max_ack_pending`, and the server's time.
 //!
 //! Read at start, on the operator's notice, after every reconnect, when the pull loop finds the
 //! consumer gone, and about every 30 seconds, so that a missed notice is made up for.
@@ -15,7 +15,10 @@ use crate::{
 };
 use futures::StreamExt;
 use jiff::Timestamp;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{sync::watch, time};
 
 /// How often the consumer is read without any cause, about.
@@ -57,6 +60,7 @@ pub async fn watch(worker: &Worker) {
         queue,
         known,
         look_again,
+        clock,
         ..
     } = worker;
     let mut link = broker.link();
@@ -68,7 +72,12 @@ pub async fn watch(worker: &Worker) {
     };
     loop {
         link.borrow_and_update();
-        let read = match broker.consumer(&queue.stream()).await {
+        let sent = Instant::now();
+        let answer = broker.consumer(&queue.stream()).await;
+        if let Ok(Some(ConsumerInfo { ts: Some(time), .. })) = answer {
+            clock.heard(sent, Instant::now(), time);
+        }
+        let read = match answer {
             Ok(consumer) => read(consumer.as_ref(), queue),
             // What is known stays known: the tasks that run go on.
             Err(error @ BrokerError::Unreachable { .. }) if known.borrow().terms.is_some() => {

@@ -2,6 +2,7 @@
 
 use crate::{
     process::Worker,
+    relay::Relay,
     support::{nats::NatsServer, proxy::Proxy},
 };
 use serde_json::Value;
@@ -79,6 +80,7 @@ pub struct Bed {
     pub nats: NatsServer,
     pub broker: Broker,
     pub queue: Queue,
+    relay: Option<Relay>,
     pid_file: tempfile::TempPath,
 }
 
@@ -92,6 +94,13 @@ impl Bed {
         bed
     }
 
+    /// With the pipeline of `group`, and the operator's relay, which brings tasks back from the delays.
+    pub async fn with_relay(group: &Group) -> Self {
+        let mut bed = Self::with(group).await;
+        bed.relay = Some(Relay::start(&bed.broker, &bed.queue).await);
+        bed
+    }
+
     /// With nothing in it.
     pub async fn empty() -> Self {
         let pid_file = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
@@ -101,6 +110,7 @@ impl Bed {
             nats,
             broker,
             queue: Queue::new("crawl", "acme"),
+            relay: None,
             pid_file,
         };
         bed.connected().await;

@@ -57,7 +57,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter_without_another_run
 
 #[tokio::test]
 async fn a_handler_that_goes_away_costs_the_waiting_tasks_no_attempt() {
-    let bed = Bed::with(&Group::default().concurrency(2)).await;
+    let bed = Bed::with_relay(&Group::default().concurrency(2)).await;
     let hold = Hold::new();
     let handler = held(&hold).await;
     let url = handler.url();

@@ -18,6 +18,7 @@ mod handler;
 mod leases;
 mod outcomes;
 mod process;
+mod relay;
 mod retries;
 mod shutdown;
 mod start;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[tokio::test]
 async fn a_task_that_fails_is_tried_again_until_it_is_done() {
-    let bed = Bed::with(&Group::default()).await;
+    let bed = Bed::with_relay(&Group::default()).await;
     let handler = Handler::start(|call| async move {
         if call.attempt() < 3 {
             (StatusCode::SERVICE_UNAVAILABLE, "not yet".to_owned())
@@ -37,7 +37,7 @@ async fn a_task_that_fails_is_tried_again_until_it_is_done() {
 
 #[tokio::test]
 async fn a_task_that_always_fails_ends_as_a_dead_letter_with_all_that_is_known() {
-    let bed = Bed::with(&Group::default().max_attempts(2)).await;
+    let bed = Bed::with_relay(&Group::default().max_attempts(2)).await;
     let handler = Handler::start(|_| async {
         (
             StatusCode::BAD_GATEWAY,
@@ -68,7 +68,7 @@ async fn a_task_that_always_fails_ends_as_a_dead_letter_with_all_that_is_known()
     ] {
         assert_eq!(headers.get(name).map(String::as_str), Some(value), "{name}");
     }
-    assert!(headers["nats-msg-id"].starts_with("tg_crawl_acme:1:"), "{headers:?}");
+    assert!(headers["nats-msg-id"].starts_with("tg_crawl_acme:2:"), "{headers:?}");
     let at: jiff::Timestamp = headers["x-dead-at"].parse().expect("RFC 3339");
     assert!(at <= jiff::Timestamp::now());
     assert_eq!(
@@ -111,7 +111,7 @@ async fn a_refused_task_is_dead_at_once() {
 async fn an_attempt_is_cut_off_at_its_time_limit_and_counts_as_failed() {
     let mut group = Group::default().max_attempts(2);
     group.settings.task_timeout_ms = 200;
-    let bed = Bed::with(&group).await;
+    let bed = Bed::with_relay(&group).await;
     let handler = Handler::start(|_| std::future::pending()).await;
     let _worker = bed.ready_worker(&handler.url()).await;
     bed.publish("a", "").await;

@@ -39,7 +39,7 @@ async fn a_task_in_back_off_holds_no_slot() {
 async fn a_task_keeps_its_count_of_attempts_and_its_age_on_its_way_through_the_delays() {
     let mut group = Group::default().max_attempts(3);
     group.settings.initial_delay_ms = 10;
-    let bed = Bed::with(&group).await;
+    let bed = Bed::with_relay(&group).await;
     let handler = Handler::start(|_| async { (StatusCode::BAD_GATEWAY, "no".to_owned()) }).await;
     let _worker = bed.ready_worker(&handler.url()).await;
     bed.publish_with("a", &[("X-Mine", "kept")], "payload").await;
@@ -73,7 +73,7 @@ async fn a_task_keeps_its_count_of_attempts_and_its_age_on_its_way_through_the_d
 async fn attempts_that_died_with_their_workers_count_beside_those_that_failed() {
     let mut group = Group::default().max_attempts(2).ack_wait(2);
     group.settings.initial_delay_ms = 10;
-    let bed = Bed::with(&group).await;
+    let bed = Bed::with_relay(&group).await;
     let handler = Handler::start(|call| async move {
         if call.attempt() == 1 {
             (StatusCode::BAD_GATEWAY, "no".to_owned())

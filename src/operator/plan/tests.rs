@@ -65,6 +65,7 @@ fn seen(group: &ValidGroup, changed: &Value) -> BrokerView {
             num_ack_pending: 0,
             paused: false,
             pause_remaining: 0,
+            ts: None,
         }),
     }
 }

@@ -1,0 +1,386 @@
+//! The group's rate: a task waits here until it may start, whichever worker has it.
+//!
+//! All workers of a group reserve the times of their starts from one message in JetStream, changed by
+//! compare-and-set; `pace` has the arithmetic, and why it holds in any window. Not a share of the rate for
+//! each pod (with `governor` or its like in each): shares don't add up to the limit while pods come and go,
+//! and those of idle pods are lost.
+//!
+//! So there is no hand-over between pods. One that is killed wastes the starts that it had reserved:
+//! 20 ms of the rate, or one; one that ends in order gives them back. When the rate is changed, the tasks
+//! that wait reserve anew, and the first start by the new rate is not further away than that rate has it.
+//! Windows that began before all workers knew (moments) hold what both rates allow together; later ones
+//! the new. Removed, it lets all that wait start.
+//!
+//! Without NATS, or without the stream, nothing is reserved: tasks wait, with their lease.
+
+mod pace;
+#[cfg(test)]
+mod simulation;
+
+use self::pace::{Pace, Shared, When};
+use super::{backoff::Backoff, clock::Clock, metrics::RateMetrics, watch::Known};
+use crate::{
+    broker::{Broker, BrokerError, code},
+    names::Queue,
+    settings::Rate,
+};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+
+/// Longest sleep, so that a server's clock that was set is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// How often a worker that ends tries to give its slots back.
+const LAST_TRIES: usize = 3;
+
+/// Lets the tasks of this worker start, one by one, as the group's rate allows. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct RateGate(Arc<Inner>);
+
+struct Inner {
+    broker: Broker,
+    queue: Queue,
+    clock: Clock,
+    known: watch::Receiver<Known>,
+    metrics: RateMetrics,
+    /// Tasks that wait for their start.
+    waiting: AtomicU32,
+    /// Fewer wait than did.
+    moved: Notify,
+    /// Those of them that have no slot.
+    wanting: AtomicU32,
+    /// The right to reserve: one task does so for all.
+    reserving: tokio::sync::Mutex<()>,
+    memory: Mutex<Memory>,
+    /// Whether it was said that nothing can be reserved.
+    complained: AtomicBool,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// The last state of the group known, and its number; `None` before the first read.
+    shared: Option<Shared>,
+    number: u64,
+    /// Whether it is the last one for all we know, so that the next change can be built on it.
+    current: bool,
+    /// Slots that are reserved and no task's.
+    slots: BTreeSet<u64>,
+    /// By which rate.
+    interval: u64,
+}
+
+/// A task's place among those that wait for their start; until this is dropped, or it starts.
+#[must_use]
+pub struct Turn(Arc<Inner>);
+
+/// A reserved slot. Goes back to be used by another task, unless it was used.
+struct Slot<'a> {
+    gate: &'a Inner,
+    at: u64,
+    interval: u64,
+    over: bool,
+}
+
+/// Counted until this is dropped.
+struct Counted<'a>(&'a AtomicU32);
+
+impl RateGate {
+    /// Of the rate that is `known` for `queue`, by `clock`.
+    pub fn new(
+        broker: Broker,
+        queue: Queue,
+        clock: Clock,
+        known: watch::Receiver<Known>,
+        metrics: RateMetrics,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            broker,
+            queue,
+            clock,
+            known,
+            metrics,
+            waiting: AtomicU32::new(0),
+            moved: Notify::new(),
+            wanting: AtomicU32::new(0),
+            reserving: tokio::sync::Mutex::default(),
+            memory: Mutex::default(),
+            complained: AtomicBool::new(false),
+        }))
+    }
+
+    /// The turn of a task that was delivered just now.
+    pub fn line_up(&self) -> Turn {
+        self.0.waiting.fetch_add(1, SeqCst);
+        Turn(self.0.clone())
+    }
+
+    /// How many tasks may be taken in hand, or be on their way, to wait for their start.
+    pub fn room(&self) -> u32 {
+        let Some(rate) = rate(&self.0.known.borrow()) else {
+            return u32::MAX;
+        };
+        let ahead = pace::ahead(rate);
+        let room = ahead.saturating_sub(self.0.waiting.load(SeqCst));
+        // Not one by one: a pull for a few costs as much as a pull for one.
+        if room.saturating_mul(4) < ahead { 0 } else { room }
+    }
+
+    /// Returns when there may be more room than before.
+    pub async fn moved(&self) {
+        self.0.moved.notified().await;
+    }
+
+    /// Brings the metrics up to date.
+    pub fn show(&self) {
+        let rate = rate(&self.0.known.borrow());
+        let saved_up = rate.map_or(0, |rate| {
+            Pace::of(rate).saved_up(self.0.memory().shared.as_ref(), self.0.now())
+        });
+        self.0.metrics.tokens.set(i64::try_from(saved_up).unwrap_or(i64::MAX));
+    }
+
+    /// Gives back what is reserved and not used, for the other workers, when this one ends. If that fails,
+    /// these starts are wasted.
+    pub async fn close(&self) {
+        let gate = &self.0;
+        let Some(rate) = rate(&gate.known.borrow()) else {
+            return;
+        };
+        let pace = Pace::of(rate);
+        let _right = gate.reserving.lock().await;
+        let slots: Vec<u64> = {
+            let mut memory = gate.memory();
+            let usable = memory.interval == pace.interval;
+            let slots = std::mem::take(&mut memory.slots);
+            slots.into_iter().filter(|_| usable).collect()
+        };
+        if slots.is_empty() {
+            return;
+        }
+        for _ in 0..LAST_TRIES {
+            match gate.change(|shared, now| pace.give_back(shared, now, &slots)).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "reserved starts can't be given back"),
+            }
+        }
+    }
+}
+
+impl Turn {
+    /// Returns when the task may start. When this is dropped instead, its slot goes to another task.
+    pub async fn start(self) {
+        let begun = Instant::now();
+        let mut known = self.0.known.clone();
+        loop {
+            let now = rate(&known.borrow_and_update());
+            let Some(rate) = now else {
+                return;
+            };
+            let pace = Pace::of(rate);
+            tokio::select! {
+                () = self.0.start(&pace) => break,
+                () = changed(&mut known, rate) => {}
+            }
+        }
+        self.0.metrics.waits.observe(begun.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, SeqCst);
+        self.0.moved.notify_one();
+    }
+}
+
+impl Inner {
+    async fn start(&self, pace: &Pace) {
+        loop {
+            let mut slot = self.slot(pace).await;
+            loop {
+                let error = u64::try_from(self.clock.error().as_nanos()).unwrap_or(u64::MAX);
+                match pace.when(slot.at, self.now(), error) {
+                    // The timer wakes up a little late, never early by its own clock; and ours is asked again.
+                    When::In(nanos) => time::sleep(Duration::from_nanos(nanos).min(LONGEST_SLEEP)).await,
+                    When::Now => {
+                        slot.over = true;
+                        return;
+                    }
+                    When::Never => {
+                        slot.over = true;
+                        self.metrics.missed.inc();
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A slot for one task.
+    async fn slot(&self, pace: &Pace) -> Slot<'_> {
+        self.wanting.fetch_add(1, SeqCst);
+        let _counted = Counted(&self.wanting);
+        loop {
+            if let Some(slot) = self.reserved(pace) {
+                return slot;
+            }
+            let _right = self.reserving.lock().await;
+            if let Some(slot) = self.reserved(pace) {
+                return slot;
+            }
+            self.reserve(pace).await;
+        }
+    }
+
+    /// The first slot that is reserved and no task's.
+    fn reserved(&self, pace: &Pace) -> Option<Slot<'_>> {
+        let mut memory = self.memory();
+        if memory.interval != pace.interval {
+            // Another rate: what is reserved by the old one is void.
+            *memory = Memory {
+                interval: pace.interval,
+                ..Memory::default()
+            };
+        }
+        Some(Slot {
+            gate: self,
+            at: memory.slots.pop_first()?,
+            interval: pace.interval,
+            over: false,
+        })
+    }
+
+    /// Reserves slots for the tasks that have none.
+    async fn reserve(&self, pace: &Pace) {
+        self.gather(pace).await;
+        let mut contended = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
+        let mut broken = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut first = true;
+        loop {
+            let mut slots = Vec::new();
+            let changed = self.change(|shared, now| {
+                let count = self.wanting.load(SeqCst).clamp(1, pace.ahead);
+                let (reserved, shared) = pace.reserve(shared, now, count);
+                slots = reserved;
+                shared
+            });
+            match changed.await {
+                Ok(true) => {
+                    self.metrics.reservations.inc();
+                    self.memory().slots.extend(slots);
+                    if self.complained.swap(false, SeqCst) {
+                        tracing::info!("tasks start again, at the group's rate");
+                    }
+                    return;
+                }
+                Ok(false) => {
+                    self.metrics.conflicts.inc();
+                    // The first refusal only says that another worker was here since we looked.
+                    if !std::mem::take(&mut first) {
+                        time::sleep(contended.next()).await;
+                    }
+                }
+                Err(error) => {
+                    if self.complained.swap(true, SeqCst) {
+                        tracing::debug!(%error, "no start can be reserved; trying again");
+                    } else {
+                        tracing::warn!("tasks wait, as their starts can't be reserved for the group's rate: {error}");
+                    }
+                    time::sleep(broken.next()).await;
+                }
+            }
+        }
+    }
+
+    /// Lets tasks come together, while there is time, to reserve for all of them at once.
+    async fn gather(&self, pace: &Pace) {
+        let at = self
+            .memory()
+            .shared
+            .as_ref()
+            .map_or(0, |shared| pace.reserve_at(shared));
+        let pause = Duration::from_nanos(at.saturating_sub(self.now()));
+        if !pause.is_zero() {
+            time::sleep(pause.min(LONGEST_SLEEP)).await;
+        }
+    }
+
+    /// Changes what the workers share; `false` if another worker changed it meanwhile.
+    async fn change(&self, next: impl FnOnce(Option<&Shared>, u64) -> Shared) -> Result<bool, BrokerError> {
+        let current = self.memory().current;
+        if !current {
+            let read = self.broker.rate(&self.queue).await?;
+            let mut memory = self.memory();
+            let (number, text) = read.unwrap_or_default();
+            // One that can't be read is no state: the next change replaces it.
+            let read = serde_json::from_slice(&text).ok();
+            memory.shared = Shared::latest(memory.shared.take(), read);
+            memory.number = number;
+        }
+        let (next, number) = {
+            let mut memory = self.memory();
+            // Until the answer is there, and also if this future is dropped before.
+            memory.current = false;
+            (next(memory.shared.as_ref(), self.now()), memory.number)
+        };
+        // A struct of numbers can always be written.
+        let text = serde_json::to_vec(&next).unwrap_or_default();
+        match self.broker.store_rate(&self.queue, text.into(), number).await {
+            Ok(number) => {
+                let mut memory = self.memory();
+                memory.shared = Some(next);
+                memory.number = number;
+                memory.current = true;
+                Ok(true)
+            }
+            Err(error) if error.is(code::WRONG_LAST_SEQUENCE) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.now().as_nanosecond()).unwrap_or(0)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut memory = self.gate.memory();
+        if !self.over && memory.interval == self.interval {
+            memory.slots.insert(self.at);
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+fn rate(known: &Known) -> Option<Rate> {
+    known.terms.as_ref()?.settings.rate
+}
+
+/// Returns when the rate is another one than `before`.
+async fn changed(known: &mut watch::Receiver<Known>, before: Rate) {
+    // The sender lives as long as the worker; without it nothing changes any more.
+    if known.wait_for(|known| rate(known) != Some(before)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
