@@ -34,7 +34,7 @@ use tokio::sync::{Mutex, RwLock};
 const PODS: usize = 2;
 
 /// How long anything may take that takes a moment.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Bed {
     api: ApiServer,

@@ -247,7 +247,7 @@ impl Judge<'_> {
         match *reason {
             "Expired" => {
                 let early = match (self.rules.expire, self.story.publish) {
-                    (Some(expire), Some(publish)) => *at < publish + expire,
+                    (Some(expire), Some(publish)) => *at + SIGHT < publish + expire,
                     _ => true,
                 };
                 if early {
