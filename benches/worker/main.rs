@@ -17,6 +17,7 @@ mod handler;
 mod latency;
 mod meter;
 mod ours;
+mod peers;
 mod slots;
 mod speed;
 
@@ -41,6 +42,7 @@ Measures the worker against a real nats-server, beside bare loops of the same cl
   latency  from publishing to the start of the handler at 200 tasks/s, over a bare pull loop
   slots    share of the slots' time in which a task runs, with more tasks waiting
   cost     memory and processor time of the worker's own process
+  peers    tasks that do nothing, over Celery and BullMQ: only by `make bench-peers`, which installs them
 
 In each round the bare loop and ours take turns. The table shows medians of 5 rounds; of slots, one
 long window each. An aim that is missed is shown as such, and is no failure. Needs: make tools. Keep
@@ -73,7 +75,7 @@ fn main() -> ExitCode {
         "" => PARTS.to_vec(),
         only => only.split(',').collect(),
     };
-    let unknown = parts.iter().find(|part| !PARTS.contains(part));
+    let unknown = parts.iter().find(|part| !PARTS.contains(part) && **part != "peers");
     if let Some(unknown) = unknown.copied().or(args.first().map(String::as_str)) {
         eprintln!("error: {unknown} is not known\n\n{USAGE}");
         return ExitCode::from(2);
@@ -81,7 +83,7 @@ fn main() -> ExitCode {
     let quick = env::var("QUICK").is_ok_and(|quick| !["", "0"].contains(&quick.as_str()));
     let effort = Effort::new(quick);
     let metrics = runtime.block_on(measure(&parts, effort));
-    report("worker", &metrics);
+    report(if parts == ["peers"] { "peers" } else { "worker" }, &metrics);
     let missed: Vec<_> = metrics.iter().filter(|metric| metric.met == Some(false)).collect();
     for metric in &missed {
         println!(
@@ -125,6 +127,7 @@ async fn measure(parts: &[&str], effort: Effort) -> Vec<Metric> {
             "http" => metrics.extend(measure_http(&bed, &handler, effort).await),
             "latency" => metrics.extend(measure_latency(&bed, effort).await),
             "slots" => metrics.extend(measure_slots(&bed, effort).await),
+            "peers" => metrics.extend(measure_peers(&bed, &handler, effort).await),
             _ => metrics.extend(measure_cost(&bed, &handler, effort).await),
         }
     }
@@ -220,6 +223,46 @@ async fn measure_slots(bed: &Bed, effort: Effort) -> Vec<Metric> {
         }
     }
     metrics
+}
+
+/// Beside what one might pick instead, 100 at once.
+async fn measure_peers(bed: &Bed, handler: &Handler, effort: Effort) -> Vec<Metric> {
+    const AT_ONCE: usize = 100;
+    let rounds = effort.rounds.min(3);
+    let (mut embedded, mut http, mut bullmq) = (Vec::new(), Vec::new(), Vec::new());
+    let mut celery = [Vec::new(), Vec::new()];
+    for round in 1..=rounds {
+        bullmq.push(peers::bullmq(effort.tasks(60_000), AT_ONCE).await);
+        for ((pool, concurrency), rates) in peers::CELERY.into_iter().zip(&mut celery) {
+            rates.push(peers::celery(effort.tasks(8_000), pool, concurrency).await);
+            println!(
+                "  round {round}: Celery, {pool} {concurrency}: {:.0} tasks/s",
+                rates[round - 1]
+            );
+        }
+        embedded.push(speed::in_process(bed, AT_ONCE, effort.tasks(100_000)).await);
+        http.push(speed::http(bed, handler, AT_ONCE, effort.tasks(30_000)).await);
+        println!(
+            "  round {round}: BullMQ {:.0}, ours in process {:.0}, ours by HTTP {:.0} tasks/s",
+            bullmq[round - 1],
+            embedded[round - 1],
+            http[round - 1]
+        );
+    }
+    println!("  Redis keeps nothing on disk here; NATS keeps every task on disk");
+    // The better of its two ways.
+    let celery = celery.iter().map(|rates| median(rates)).fold(0.0, f64::max);
+    let metric = |how: &str, ours: &[f64], peer: &str, floor: f64| {
+        let name = format!("no-op tasks, {AT_ONCE} at once, {how}, over {peer}");
+        Metric::new(name, "tasks/s", median(ours)).over(floor)
+    };
+    let bullmq = median(&bullmq);
+    vec![
+        metric("in process", &embedded, "BullMQ", bullmq).at_least_times_the_floor(3.0),
+        metric("in process", &embedded, "Celery", celery).at_least_times_the_floor(50.0),
+        metric("by HTTP to another process", &http, "BullMQ", bullmq),
+        metric("by HTTP to another process", &http, "Celery", celery),
+    ]
 }
 
 /// Of so many workers, each with a group of its own; the medians count.
