@@ -3,9 +3,11 @@
 SCRIPTS := tests/cluster
 # For bench-reconcile: the number of TaskGroups.
 N ?= 300
+# For soak: how long faults are injected. SEED and SOAK_TASKS are passed on, too.
+SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint crds image cluster-up cluster-down bench-reconcile tools deny clean
+.PHONY: help demo demo-down test lint crds image cluster-up cluster-down soak bench-reconcile bench-worker bench-peers tools deny clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,9 +39,22 @@ cluster-up: ## Bring up a Kubernetes (CLUSTER=existing, kind or local; see tests
 cluster-down: ## Take it down again
 	@$(SCRIPTS)/down
 
+soak: ## Everything at once, with faults at random, for 10 minutes (SOAK_SECONDS=600 SEED=... SOAK_TASKS=...)
+	@$(SCRIPTS)/tools api
+	@SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --test soak -- --nocapture --exact \
+	  every_task_ends_exactly_once_and_no_limit_is_ever_exceeded_whatever_happens
+
 bench-reconcile: ## From applied TaskGroups to running pipelines: time and requests against the floor (N=300)
 	@$(SCRIPTS)/tools api
 	@N=$(N) $(SCRIPTS)/release bench --bench reconcile
+
+bench-worker: ## The worker's speed, latency, use of its slots and memory against the floor (QUICK=1 to try it)
+	@$(SCRIPTS)/tools api
+	@ulimit -n "$$(ulimit -H -n)" && $(SCRIPTS)/release bench --bench worker
+
+bench-peers: ## The same tasks on Celery and on BullMQ, and on ours: tasks per second (QUICK=1 to try it)
+	@$(SCRIPTS)/tools api
+	@benches/peers/run
 
 tools: ## Get everything that the tests need (kept in ~/.cache/taskgroup)
 	@$(SCRIPTS)/tools api node image

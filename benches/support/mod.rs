@@ -1,3 +1,4 @@
 //! What the benches share.
+#![allow(dead_code, reason = "each bench uses a part of this")]
 
 pub mod report;

@@ -60,6 +60,30 @@ impl Metric {
         self
     }
 
+    /// It should be at least so much.
+    #[must_use]
+    pub fn at_least(mut self, least: f64) -> Self {
+        self.aim = Some(format!(">= {least}"));
+        self.met = Some(self.ours >= least);
+        self
+    }
+
+    /// It should be at least so many times the floor.
+    #[must_use]
+    pub fn at_least_times_the_floor(mut self, least: f64) -> Self {
+        self.aim = Some(format!("ratio >= {least}"));
+        self.met = Some(self.ratio.is_some_and(|ratio| ratio >= least));
+        self
+    }
+
+    /// It should be at most so much more than the floor.
+    #[must_use]
+    pub fn at_most_above_the_floor(mut self, most: f64) -> Self {
+        self.aim = Some(format!("<= floor + {most}"));
+        self.met = self.floor.map(|floor| self.ours <= floor + most);
+        self
+    }
+
     /// It should be at most so many times the floor.
     #[must_use]
     pub fn at_most_times_the_floor(mut self, most: f64) -> Self {

@@ -181,7 +181,7 @@ impl Bed {
     /// Puts a task into back-off, as a worker does.
     pub async fn delay(&self, queue: &str, id: &str, time: SignedDuration) {
         let until = Timestamp::now().checked_add(time).unwrap();
-        let due = format!("due.{}.{queue}.{id}", self.namespace);
+        let due = format!("due.{}.{queue}.{id}.1", self.namespace);
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Nats-Schedule", format!("@at {until}"));
         headers.insert("Nats-Schedule-Target", due.as_str());

@@ -92,6 +92,23 @@ impl NatsServer {
         self.server.lock().unwrap().take();
     }
 
+    /// Stops the server in good order, as an upgrade does; its store stays.
+    pub async fn stop_gracefully(&self) {
+        let Some(mut server) = self.server.lock().unwrap().take() else {
+            return;
+        };
+        server.terminate();
+        let deadline = Instant::now() + PATIENCE;
+        while server.ended().is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "nats-server does not end: {}",
+                server.last_words()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Starts the server again, on the same port.
     ///
     /// # Panics
