@@ -31,7 +31,12 @@ async fn live_fields_reach_the_broker_and_leave_the_pods_alone() {
     bed.until_consumer("acme", "max_ack_pending", json!(8)).await;
     bed.patch_spec(
         "acme",
-        json!({"retry": {"maxAttempts": 3}, "deadLetter": {"enabled": false}}),
+        json!({
+            "retry": {"maxAttempts": 3, "initialDelay": "2s", "maxDelay": "10s", "multiplier": 3, "maxRetryAfter": "5m"},
+            "deadLetter": {"enabled": false},
+            "rateLimit": {"tasks": 30, "per": "1m", "burst": 2},
+            "timeouts": {"expire": "1h"},
+        }),
     )
     .await;
     let consumer = bed
@@ -43,7 +48,11 @@ async fn live_fields_reach_the_broker_and_leave_the_pods_alone() {
     assert_eq!(consumer["config"]["ack_wait"], 10_000_000_000_u64);
     assert_eq!(
         settings(&consumer),
-        json!({"group": "acme", "maxInflight": 8, "taskTimeoutMs": 45_000, "maxAttempts": 3, "deadLetter": false})
+        json!({
+            "group": "acme", "maxInflight": 8, "taskTimeoutMs": 45_000, "expireMs": 3_600_000,
+            "maxAttempts": 3, "initialDelayMs": 2000, "maxDelayMs": 10_000, "multiplier": 3.0, "maxRetryAfterMs": 300_000,
+            "deadLetter": false, "rate": {"tasks": 30, "perMs": 60_000, "burst": 2},
+        })
     );
     let storage = json!({"maxTasks": 10, "maxBytes": "1Mi", "maxTaskSize": 1000, "duplicateWindow": "1m"});
     bed.patch_spec("acme", json!({"storage": storage})).await;
