@@ -57,6 +57,8 @@ impl Cancelled {
 enum State {
     /// It ran here, and is cut off.
     Running,
+    /// It waited here for its start, or came here after it was cancelled, and is removed.
+    Queued,
     /// It ended here a while ago.
     Finished,
     /// It is not here.
@@ -123,6 +125,10 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
         let waiting = ctx.broker.purge(&delays, &queue.all_of_task("delay", id)).await?;
         let due = ctx.broker.purge(&delays, &queue.all_of_task("due", id)).await?;
         purged += from_queue + waiting + due;
+        if purged == 0 && up_to > 0 && states.iter().all(|state| *state == State::None) {
+            // It was in the queue, and is not: it came to a worker just after that was asked.
+            states.extend(ask_workers(ctx, queue, id, up_to).await?);
+        }
         if due == 0 {
             break;
         }
@@ -136,7 +142,7 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
 fn judge(states: &[State], purged: u64, dead: bool) -> Cancelled {
     if states.contains(&State::Running) {
         Cancelled::Running
-    } else if purged > 0 {
+    } else if purged > 0 || states.contains(&State::Queued) {
         Cancelled::Queued
     } else if dead || states.contains(&State::Finished) {
         Cancelled::Finished
@@ -224,11 +230,12 @@ mod tests {
 
     #[test]
     fn the_answer_says_what_the_task_was() {
-        use State::{Finished, None, Running};
+        use State::{Finished, None, Queued, Running};
         for (states, purged, dead, expected) in [
             (vec![None, Running], 1, false, "running"),
             (vec![Running], 0, true, "running"),
             (vec![None], 1, false, "queued"),
+            (vec![None, Queued], 0, false, "queued"),
             (vec![Finished], 1, false, "queued"),
             (vec![None, Finished], 0, false, "finished"),
             (vec![], 0, true, "finished"),

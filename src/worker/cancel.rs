@@ -52,6 +52,11 @@ async fn cancel(worker: Arc<Worker>, question: Question) {
                 "running"
             }
         }
+        Found::Waiting(over) => {
+            let _ = time::timeout(PATIENCE, over).await;
+            "queued"
+        }
+        Found::Removed => "queued",
         Found::Finished => "finished",
         Found::Nothing => "none",
     };

@@ -42,11 +42,15 @@ struct CancelledTask {
     id: Box<str>,
     up_to: u64,
     at: Instant,
+    /// Its message came here afterwards, and was not started.
+    met: bool,
 }
 
 /// How far a task in hand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// It waits for its start.
+    Waiting,
     /// It runs, or its failure is being told to the broker.
     Running,
     /// It is done, but the broker has not confirmed that it heard so.
@@ -65,8 +69,12 @@ pub enum Cut {
 /// What there is of a task that somebody cancels.
 #[derive(Debug)]
 pub enum Found {
+    /// It waits for its start, and does so no longer; ends when it is over.
+    Waiting(oneshot::Receiver<()>),
     /// It runs and is being cut off; ends when it is over.
     Running(oneshot::Receiver<()>),
+    /// It was cancelled before, and did not start because of that.
+    Removed,
     /// It is finished.
     Finished,
     /// Nothing.
@@ -94,7 +102,7 @@ impl InHand {
                 let (cut_off, cut) = oneshot::channel();
                 entry.insert(Task {
                     id: id.into(),
-                    state: State::Running,
+                    state: State::Waiting,
                     cut: Some(cut_off),
                     over: Vec::new(),
                 });
@@ -113,7 +121,7 @@ impl InHand {
         let forgotten = books
             .tasks
             .iter_mut()
-            .filter(|(stored, task)| stored.sequence > sequence && task.state == State::Running);
+            .filter(|(stored, task)| stored.sequence > sequence && task.state != State::Done);
         forgotten
             .filter_map(|(_, task)| task.cut.take()?.send(Cut::Forgotten).ok())
             .count()
@@ -123,25 +131,32 @@ impl InHand {
     pub fn cancel(&self, id: &str, up_to: u64) -> Found {
         let mut books = self.lock();
         books.cancelled.retain(|task| task.at.elapsed() < CANCELLED);
+        let removed = books.cancelled.iter().any(|task| task.met && *task.id == *id);
         books.cancelled.push(CancelledTask {
             id: id.into(),
             up_to,
             at: Instant::now(),
+            met: false,
         });
         let running = books
             .tasks
             .values_mut()
-            .find(|task| *task.id == *id && task.state == State::Running);
+            .find(|task| *task.id == *id && task.state != State::Done);
         if let Some(task) = running {
             let (over, wait) = oneshot::channel();
             task.over.push(over);
             if let Some(cut) = task.cut.take() {
                 let _ = cut.send(Cut::Cancelled);
             }
-            return Found::Running(wait);
+            return match task.state {
+                State::Waiting => Found::Waiting(wait),
+                State::Running | State::Done => Found::Running(wait),
+            };
         }
         drop(books);
-        if self.is_finished(id) {
+        if removed {
+            Found::Removed
+        } else if self.is_finished(id) {
             Found::Finished
         } else {
             Found::Nothing
@@ -157,11 +172,24 @@ impl InHand {
 
     /// Whether a task was cancelled when its message was there already.
     pub fn is_cancelled(&self, id: &str, sequence: u64) -> bool {
-        let books = self.lock();
-        books
-            .cancelled
-            .iter()
-            .any(|task| sequence <= task.up_to && *task.id == *id && task.at.elapsed() < CANCELLED)
+        let mut books = self.lock();
+        let mut cancelled = books.cancelled.iter_mut();
+        let found = cancelled.find(|task| sequence <= task.up_to && *task.id == *id && task.at.elapsed() < CANCELLED);
+        found.is_some_and(|task| {
+            task.met = true;
+            true
+        })
+    }
+
+    /// A task in hand starts now.
+    pub fn started(&self, task: Stored) {
+        self.set(task, State::Running);
+    }
+
+    fn set(&self, task: Stored, state: State) {
+        if let Some(task) = self.lock().tasks.get_mut(&task) {
+            task.state = state;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -181,10 +209,7 @@ impl Held {
 
     /// It is done.
     pub fn done(&self) {
-        let mut books = self.all.lock();
-        if let Some(task) = books.tasks.get_mut(&self.task) {
-            task.state = State::Done;
-        }
+        self.all.set(self.task, State::Done);
     }
 
     /// It is finished, and is remembered as such.
@@ -216,6 +241,8 @@ mod tests {
     fn a_task_is_in_hand_until_it_is_let_go() {
         let all = InHand::default();
         let held = all.take(TASK, "a").expect("it is not in hand");
+        assert_eq!(all.take(TASK, "a").err(), Some(State::Waiting));
+        all.started(TASK);
         assert_eq!(all.take(TASK, "a").err(), Some(State::Running));
         held.done();
         assert_eq!(all.take(TASK, "a").err(), Some(State::Done));
@@ -240,7 +267,11 @@ mod tests {
     fn who_cancels_a_task_hears_how_far_it_was() {
         let all = InHand::default();
         assert!(matches!(all.cancel("a", 0), Found::Nothing));
+        let held = all.take(TASK, "a").expect("it is not in hand");
+        assert!(matches!(all.cancel("a", 7), Found::Waiting(_)));
+        drop(held);
         let mut held = all.take(TASK, "a").expect("it is not in hand");
+        all.started(TASK);
         let Found::Running(mut over) = all.cancel("a", 7) else {
             panic!("it runs");
         };
@@ -258,5 +289,7 @@ mod tests {
         assert!(all.is_cancelled("a", 7));
         assert!(!all.is_cancelled("a", 8));
         assert!(!all.is_cancelled("b", 7));
+        assert!(matches!(all.cancel("a", 7), Found::Removed));
+        assert!(matches!(all.cancel("b", 7), Found::Nothing));
     }
 }

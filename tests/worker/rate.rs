@@ -6,7 +6,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Call, Handler, Hold, held, ok},
+    handler::{Call, Handler, Hold, held, quick},
     numbers,
 };
 use jiff::Timestamp;
@@ -64,10 +64,6 @@ fn utilisation(rate: Rate, starts: &[Start]) -> f64 {
     let used = (starts.len() - 1) as f64 / possible;
     eprintln!("{:.2} % of {rate:?} were used", used * 100.0);
     used
-}
-
-async fn quick() -> Handler {
-    Handler::start(|_| async { ok() }).await
 }
 
 fn rate_of(group: &Group) -> Rate {
