@@ -45,6 +45,8 @@ pub mod code {
     pub const STREAM_FULL: u64 = 10077;
     /// The cluster has fewer suitable servers than copies were asked for.
     pub const NO_PEERS: u64 = 10005;
+    /// A message could not be removed.
+    pub const DELETE_FAILED: u64 = 10057;
 }
 
 /// How JetStream says that it refuses a request.

@@ -4,9 +4,11 @@ use super::{
     api::absent,
     connection::Broker,
     error::{BrokerError, code},
+    pull::Stored,
 };
 use crate::names::StreamName;
 use async_nats::jetstream::{message::StreamMessage, stream::RawMessage};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,14 +17,34 @@ use serde_json::{Value, json};
 pub struct StoredMessage(StreamMessage);
 
 impl StoredMessage {
-    /// Its number in the stream.
-    pub fn sequence(&self) -> u64 {
-        self.0.sequence
+    /// Where it is stored.
+    pub fn subject(&self) -> &str {
+        &self.0.subject
+    }
+
+    /// What tells it from every other message, also from one with its number in a stream that was made
+    /// again.
+    pub fn stored(&self) -> Stored {
+        Stored {
+            sequence: self.0.sequence,
+            at: u64::try_from(self.0.time.unix_timestamp_nanos()).unwrap_or_default(),
+        }
     }
 
     /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         Some(self.0.headers.get(name)?.as_str())
+    }
+
+    /// All headers.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.headers.iter();
+        all.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
+    }
+
+    /// What was published.
+    pub fn payload(&self) -> Bytes {
+        self.0.payload.clone()
     }
 }
 
@@ -35,6 +57,18 @@ impl Broker {
     /// The message with this number; `None` where it is gone, or there is no such stream.
     pub async fn message_at(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>, BrokerError> {
         self.message(stream, &json!({"seq": sequence})).await
+    }
+
+    /// The first message from number `sequence` on whose subject `filter` matches; `None` where there is
+    /// none, or no such stream.
+    pub async fn next_message(
+        &self,
+        stream: &StreamName,
+        filter: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        let which = json!({"next_by_subj": filter, "seq": sequence});
+        self.message(stream, &which).await
     }
 
     async fn message(&self, stream: &StreamName, which: &Value) -> Result<Option<StoredMessage>, BrokerError> {
@@ -64,7 +98,15 @@ impl Broker {
                 &json!({"seq": sequence, "no_erase": true}),
             )
             .await;
-        absent(absent(deleted, code::SEQUENCE_NOT_FOUND), code::MESSAGE_NOT_FOUND).map(|_| ())
+        match deleted {
+            // One that is gone is refused by the general code for a deletion that failed.
+            Err(BrokerError::Refused {
+                code: code::DELETE_FAILED,
+                description,
+                ..
+            }) if description.contains("no message found") => Ok(()),
+            deleted => absent(absent(deleted, code::SEQUENCE_NOT_FOUND), code::MESSAGE_NOT_FOUND).map(|_| ()),
+        }
     }
 
     /// Removes all messages whose subject `filter` matches, and says how many; none where there is no

@@ -157,7 +157,7 @@ async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerEr
     let mut last = 0;
     for subject in [queue.task(id), queue.closed_task(id)] {
         let found = ctx.broker.last_message(&stream, &subject).await?;
-        last = last.max(found.map_or(0, |found| found.sequence()));
+        last = last.max(found.map_or(0, |found| found.stored().sequence));
     }
     Ok(last)
 }

@@ -18,6 +18,9 @@ use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time;
 
+/// How long an answer may take that usually takes less than a millisecond.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What came of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandOver {
@@ -87,11 +90,8 @@ pub async fn store(
 pub async fn was_handed_over(run: &Run<'_>) -> Option<bool> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     while run.lease.is_held() {
-        match look(run).await {
-            Ok(found) => return Some(found),
-            Err(error) => {
-                tracing::debug!(call_id = run.id, %error, "it can't be told yet whether the task went on elsewhere");
-            }
+        if let Some(found) = answer(run, look(run)).await {
+            return Some(found);
         }
         time::sleep(backoff.next()).await;
     }
@@ -125,21 +125,50 @@ async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
     Ok(broker.message_at(&own, sequence).await?.is_none())
 }
 
-/// Removes what a task that came back was before. What is left of it if this fails would be found to
-/// have gone on, as long as the task is there.
-pub async fn remove_predecessors(run: &Run<'_>) {
-    let Run { worker, task, id, .. } = *run;
-    let sequence = task
-        .header(history::ORIGIN)
-        .and_then(|origin| origin.rsplit(':').nth(1)?.parse().ok());
-    let Some(sequence) = sequence else { return };
-    let (own, delays) = (worker.queue.stream(), StreamName::from(DELAY_STREAM));
-    let due = worker.queue.due(id, sequence);
-    let removed = tokio::join!(
-        worker.broker.delete_message(&own, sequence),
-        worker.broker.purge(&delays, &due),
-    );
-    for error in [removed.0.err(), removed.1.err()].into_iter().flatten() {
-        tracing::debug!(call_id = id, %error, "what the task was before could not be removed");
+/// Removes what a task that came back was before, until that is confirmed: what is left of it would bring
+/// the task back once more. `false` when the lease was lost before.
+pub async fn remove_predecessors(run: &Run<'_>) -> bool {
+    let Some(origin) = run.task.header(history::ORIGIN) else {
+        return true;
+    };
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    while run.lease.is_held() {
+        if answer(run, remove(run, origin)).await.is_some() {
+            return true;
+        }
+        time::sleep(backoff.next()).await;
     }
+    false
+}
+
+async fn remove(run: &Run<'_>, origin: &str) -> Result<(), BrokerError> {
+    let Run { worker, id, .. } = *run;
+    // A publisher may have written anything there.
+    let Some(sequence) = origin.rsplit(':').nth(1).and_then(|number| number.parse().ok()) else {
+        return Ok(());
+    };
+    let (broker, own) = (&worker.broker, worker.queue.stream());
+    let (delays, due) = (StreamName::from(DELAY_STREAM), worker.queue.due(id, sequence));
+    let (_, before) = tokio::try_join!(broker.purge(&delays, &due), broker.message_at(&own, sequence))?;
+    match before {
+        Some(before) if before.stored().origin(&own) == origin => broker.delete_message(&own, sequence).await,
+        // It is acknowledged, as a rule.
+        _ => Ok(()),
+    }
+}
+
+/// The answer to a question about the task, if it comes. A broker that got it and then stopped never
+/// answers: better ask again soon.
+async fn answer<T>(run: &Run<'_>, question: impl Future<Output = Result<T, BrokerError>>) -> Option<T> {
+    let error = match time::timeout(PATIENCE, question).await {
+        Ok(Ok(answer)) => return Some(answer),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {PATIENCE:?}"),
+    };
+    tracing::debug!(
+        call_id = run.id,
+        error,
+        "it can't be told yet where the task went on; asking again"
+    );
+    None
 }

@@ -169,8 +169,8 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             None => return lost(worker, task, id),
         }
     }
-    if history.is_continued() {
-        handover::remove_predecessors(&run).await;
+    if history.is_continued() && !handover::remove_predecessors(&run).await {
+        return lost(worker, task, id);
     }
     let verdict = match may_start(&run, &history, attempt, turn).await {
         Ok(()) => {

@@ -255,6 +255,37 @@ impl Bed {
         Some(sum)
     }
 
+    /// Where tasks still wait, and what their consumers say.
+    pub async fn whereabouts(&self) -> String {
+        let queues = self
+            .groups
+            .iter()
+            .map(|group| (format!("tg_{}_{}", self.namespace, group.name), "workers"));
+        let mut found = Vec::new();
+        for (stream, consumer) in queues.chain([(DELAY_STREAM.to_owned(), "relay")]) {
+            let request = json!({"subjects_filter": ">"});
+            let info: Result<Value, _> = self.jetstream.request(format!("STREAM.INFO.{stream}"), &request).await;
+            let subjects = info.map(|info| info["state"]["subjects"].clone()).unwrap_or_default();
+            if subjects.is_null() {
+                continue;
+            }
+            let consumer: Result<Value, _> = self
+                .jetstream
+                .request(format!("CONSUMER.INFO.{stream}.{consumer}"), &json!({}))
+                .await;
+            found.push(format!("{stream}: {consumer:?}"));
+            let Ok(stream) = self.jetstream.get_stream(&stream).await else {
+                continue;
+            };
+            for subject in subjects.as_object().into_iter().flat_map(serde_json::Map::keys) {
+                if let Ok(message) = stream.get_last_raw_message_by_subject(subject).await {
+                    found.push(format!("  {subject} {} {}", message.sequence, message.time));
+                }
+            }
+        }
+        found.join("\n  ")
+    }
+
     async fn messages(&self, stream: &str) -> Option<u64> {
         let answer: Value = self
             .jetstream

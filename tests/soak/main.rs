@@ -126,8 +126,9 @@ async fn drain(bed: &Bed) {
         }
         if since.elapsed() > Duration::from_secs(60) {
             bed.record.problem(format!(
-                "{waiting:?} tasks wait for ever, and {} run",
-                bed.record.running()
+                "{waiting:?} tasks wait for ever, and {} run: {}",
+                bed.record.running(),
+                bed.whereabouts().await
             ));
             return;
         }

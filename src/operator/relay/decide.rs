@@ -10,8 +10,9 @@ use std::time::Duration;
 /// Pause before a full queue is tried again.
 pub const FULL: Duration = Duration::from_secs(5);
 
-/// Pause before it is looked again whether a queue has its stream back.
-const MISSING: Duration = Duration::from_secs(30);
+/// Pause before it is looked again whether a queue has its stream back. It also seems to have none while
+/// NATS is being stopped.
+const MISSING: Duration = Duration::from_secs(5);
 
 /// Pause after an answer that says neither yes nor no.
 pub const TROUBLE: Duration = Duration::from_secs(5);
@@ -47,13 +48,15 @@ impl<'a> Due<'a> {
 }
 
 /// The headers that go on with a message. What NATS acts on stays behind, that of the schedule as well as
-/// what a publisher may have meant for the first time (an expected sequence, a rollup).
+/// what a publisher may have meant for the first time (an expected sequence, a rollup); and what is between
+/// relays.
 pub fn headers_to_keep<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
     headers
         .filter(|(name, _)| {
             !name
                 .get(..5)
                 .is_some_and(|beginning| beginning.eq_ignore_ascii_case("nats-"))
+                && !name.eq_ignore_ascii_case(history::AGAIN)
         })
         .collect()
 }
