@@ -34,6 +34,8 @@ pub struct PullInbox {
 pub enum Arrival {
     /// A task.
     Task(Box<Delivery>),
+    /// A sign of life, as there is nothing to deliver.
+    Heartbeat,
     /// No more will come for this pull.
     PullEnded {
         /// The number that [`PullInbox::ask`] was given.
@@ -86,10 +88,12 @@ impl Broker {
 }
 
 impl PullInbox {
-    /// Asks for up to `batch` tasks, which may arrive within `expires`. `pull` is what
-    /// [`Arrival::PullEnded`] will call this request.
-    pub async fn ask(&self, pull: u64, batch: u32, expires: Duration) -> Result<(), BrokerError> {
-        let body = json!({"batch": batch, "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX)});
+    /// Asks for up to `batch` tasks, which may arrive within `expires`, and for a sign of life after each
+    /// `heartbeat` without one (less than half of `expires`). `pull` is what [`Arrival::PullEnded`] will
+    /// call this request.
+    pub async fn ask(&self, pull: u64, batch: u32, expires: Duration, heartbeat: Duration) -> Result<(), BrokerError> {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let body = json!({"batch": batch, "expires": nanos(expires), "idle_heartbeat": nanos(heartbeat)});
         self.broker
             .client
             .publish_with_reply(
@@ -134,7 +138,7 @@ impl PullInbox {
                 biased;
                 arrival = self.next() => match arrival {
                     Some(Arrival::Task(task)) => last.push(*task),
-                    Some(Arrival::PullEnded { .. }) => {}
+                    Some(Arrival::Heartbeat | Arrival::PullEnded { .. }) => {}
                     None => return last,
                 },
                 _ = &mut round_trip => break,
@@ -158,7 +162,9 @@ impl PullInbox {
             }
             return delivery.map(|task| Arrival::Task(Box::new(task)));
         };
-        let end = pull_end(status.as_u16(), message.description.as_deref().unwrap_or_default())?;
+        let Some(end) = pull_end(status.as_u16(), message.description.as_deref().unwrap_or_default()) else {
+            return Some(Arrival::Heartbeat);
+        };
         let pull = message.subject.rsplit_once('.')?.1.parse().ok()?;
         let left = message
             .headers
@@ -266,7 +272,7 @@ impl Delivery {
         self.received
     }
 
-    /// It may have come at any time since `since`: this process stood still meanwhile.
+    /// It may have come, or been on its way, at any time since `since`.
     pub fn may_have_come(&mut self, since: Instant) {
         self.received = self.received.min(since);
     }

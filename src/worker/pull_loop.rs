@@ -3,7 +3,7 @@
 use super::{
     Worker,
     backoff::Backoff,
-    pulse::{BEAT, Pulse},
+    pulse::{BEAT, LATE, Pulse, heartbeat},
     run_task,
     slots::{EXPIRES, Slots},
     watch::Known,
@@ -58,6 +58,7 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
         epoch: 0,
         server: None,
         pulse: Pulse::new(Instant::now()),
+        heard: Instant::now(),
         hold: None,
         not_before: Instant::now(),
         backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
@@ -89,6 +90,8 @@ struct PullLoop {
     /// The server that we are connected to.
     server: Option<String>,
     pulse: Pulse,
+    /// When anything came last, or was asked for when nothing was to come. What comes next was sent later.
+    heard: Instant,
     hold: Option<Hold>,
     /// After a refusal: when to ask again.
     not_before: Instant,
@@ -128,10 +131,19 @@ impl PullLoop {
                 () = self.shutdown.cancelled(), if !stopping => Event::WakeUp,
                 () = time::sleep_until(wake_up.into()) => Event::WakeUp,
             };
-            if let Some(since) = self.pulse.beat(Instant::now()) {
-                if let Event::Arrived(Arrival::Task(task)) = &mut event {
+            let now = Instant::now();
+            let since = self.heard;
+            if let Event::Arrived(arrival) = &mut event {
+                if let Arrival::Task(task) = arrival {
                     task.may_have_come(since);
                 }
+                self.heard = now;
+            }
+            if self.pulse.beat(now).is_some() {
+                tracing::warn!(for_ = ?now - since, "this process stood still: its leases are looked at first");
+                self.stood_still(since).await;
+            } else if self.slots.expects() && now - since > self.heartbeat() + LATE {
+                tracing::debug!(for_ = ?now - since, "nothing came from NATS, no sign of life either");
                 self.stood_still(since).await;
             }
             match event {
@@ -148,10 +160,9 @@ impl PullLoop {
         }
     }
 
-    /// What is in the socket may have come at any time since then. So it is taken out, and each task's
-    /// lease counts from then: one that has ended is not run.
+    /// What is in the socket, or in the network, may have been sent at any time since then. So it is taken
+    /// out, and each task's lease counts from then: one that has ended is not run.
     async fn stood_still(&mut self, since: Instant) {
-        tracing::warn!(for_ = ?since.elapsed(), "this process stood still: its leases are looked at first");
         if let Some(inbox) = self.inbox.take() {
             for mut task in inbox.withdraw().await {
                 task.may_have_come(since);
@@ -249,9 +260,13 @@ impl PullLoop {
         let Some(inbox) = &self.inbox else {
             return;
         };
+        let expected = self.slots.expects();
         if let Some(ask) = self.slots.ask(now, self.worker.rate.room()) {
+            if !expected {
+                self.heard = now;
+            }
             self.worker.metrics.pulls.inc();
-            if let Err(error) = inbox.ask(ask.pull, ask.batch, EXPIRES).await {
+            if let Err(error) = inbox.ask(ask.pull, ask.batch, EXPIRES, self.heartbeat()).await {
                 tracing::debug!(%error, "a pull could not be sent");
                 self.slots.ended(ask.pull, None);
                 self.not_before = now + self.backoff.next();
@@ -265,6 +280,7 @@ impl PullLoop {
                 self.backoff.reset();
                 self.start(*task);
             }
+            Arrival::Heartbeat => {}
             Arrival::PullEnded { pull, left, end } => {
                 self.slots.ended(pull, left);
                 match end {
@@ -302,6 +318,12 @@ impl PullLoop {
         self.worker.metrics.in_flight.set(i64::from(self.slots.running()));
         self.worker.metrics.slots.set(i64::from(self.slots.capacity()));
         self.worker.rate.show();
+    }
+
+    fn heartbeat(&self) -> Duration {
+        let known = self.known.borrow();
+        let ack_wait = known.terms.as_ref().map_or(Duration::MAX, |terms| terms.ack_wait);
+        heartbeat(ack_wait)
     }
 
     fn longest_attempt(&self) -> Duration {

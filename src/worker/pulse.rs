@@ -1,5 +1,5 @@
-//! Notices that this process stood still (SIGSTOP, a paused machine): then what it finds in its socket
-//! may be old, and its leases may have ended. Pure.
+//! Notices that this process stood still (SIGSTOP, a paused machine), or that the connection did: then what
+//! comes out of the socket may be old, and its lease may have ended. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,13 @@ use std::time::{Duration, Instant};
 pub const BEAT: Duration = Duration::from_millis(250);
 
 /// A beat that comes so much too late was held up by more than a busy machine.
-const LATE: Duration = Duration::from_millis(500);
+pub const LATE: Duration = Duration::from_millis(500);
+
+/// How often the server is asked for a sign of life while tasks are asked for, for leases of `ack_wait`.
+/// Not more often than needed: an idle worker costs the server one message each time.
+pub fn heartbeat(ack_wait: Duration) -> Duration {
+    (ack_wait / 6).clamp(Duration::from_millis(250), Duration::from_millis(4500))
+}
 
 /// When the pull loop was last awake.
 #[derive(Clone, Copy, Debug)]

@@ -56,6 +56,11 @@ impl Slots {
         self.running
     }
 
+    /// Whether anything is asked for that has not come.
+    pub fn expects(&self) -> bool {
+        !self.pulls.is_empty()
+    }
+
     /// What to ask the server for now, where only `room` more tasks may come at present.
     pub fn ask(&mut self, now: Instant, room: u32) -> Option<Ask> {
         let asked: u32 = self.pulls.iter().map(|pull| pull.left).sum();

@@ -231,10 +231,13 @@ impl Bed {
     /// The next task, delivered to the test as to a worker.
     pub async fn deliver_by_hand(&self) -> Delivery {
         let mut inbox = self.broker.pull_inbox(&self.stream()).await.expect("an inbox");
-        inbox.ask(1, 1, PATIENCE).await.expect("a pull");
-        match inbox.next().await {
-            Some(Arrival::Task(task)) => *task,
-            _ => panic!("no task came"),
+        inbox.ask(1, 1, PATIENCE, PATIENCE / 3).await.expect("a pull");
+        loop {
+            match inbox.next().await {
+                Some(Arrival::Task(task)) => return *task,
+                Some(Arrival::Heartbeat) => {}
+                _ => panic!("no task came"),
+            }
         }
     }
 

@@ -158,3 +158,37 @@ async fn a_done_task_whose_ack_was_lost_with_the_connection_is_acked_again_and_n
     bed.empty_queue().await;
     assert_eq!(handler.books.calls().len(), 4, "each ran once");
 }
+
+#[tokio::test]
+async fn a_task_that_comes_late_through_a_silent_connection_is_not_run_beside_its_next_delivery() {
+    let bed = Bed::with(&Group::default().concurrency(1).ack_wait(2)).await;
+    let hold = Hold::new();
+    let (near, far) = (held(&hold).await, held(&hold).await);
+    let proxy = Proxy::start(&bed.nats.url()).await;
+    let silent = bed.ready_worker_behind(&proxy, &far.url()).await;
+    until("it asks for tasks", async || {
+        bed.consumer_info().await["num_waiting"] == 1
+    })
+    .await;
+    proxy.freeze();
+    bed.publish_many(1).await;
+    until("it is delivered into the silence", async || {
+        bed.consumer_info().await["num_ack_pending"] == 1
+    })
+    .await;
+    let _other = bed.ready_worker(&near.url()).await;
+    until("it runs on the other", async || near.books.running() == 1).await;
+    proxy.thaw();
+    until("it asks again", async || bed.consumer_info().await["num_waiting"] == 1).await;
+    bed.publish("after", "").await;
+    hold.release(1);
+    until("the next one runs", async || {
+        near.books.running() + far.books.running() == 1
+    })
+    .await;
+    hold.release(100);
+    bed.empty_queue().await;
+    silent.ready().await;
+    let first = |books: &Books| books.calls().iter().filter(|call| call.task() == "0").count();
+    assert_eq!((first(&near.books), first(&far.books)), (1, 0));
+}

@@ -45,6 +45,9 @@ const CALLBACK_LATER: Duration = Duration::from_secs(10);
 /// How long a pull stays with the server.
 const EXPIRES: Duration = Duration::from_secs(30);
 
+/// Between two signs of life from the server.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
 /// After how long a pull counts as lost whose end nobody told.
 const GIVE_UP: Duration = Duration::from_secs(40);
 
@@ -180,7 +183,7 @@ impl PullLoop {
         let Some(inbox) = &self.inbox else { return };
         self.pull += 1;
         let batch = u32::try_from(free).unwrap_or(u32::MAX);
-        match inbox.ask(self.pull, batch, EXPIRES).await {
+        match inbox.ask(self.pull, batch, EXPIRES, HEARTBEAT).await {
             Ok(()) => {
                 self.outstanding = Some(Outstanding {
                     left: free,
@@ -205,6 +208,7 @@ impl PullLoop {
                 }
                 self.start(*due);
             }
+            Arrival::Heartbeat => {}
             Arrival::PullEnded { pull, end, .. } => {
                 if pull == self.pull {
                     self.outstanding = None;
