@@ -37,8 +37,6 @@ pub mod history {
     pub const ATTEMPTS: &str = "Taskgroup-Attempts";
     /// The message that this one continues: `<stream>:<sequence>:<nanoseconds since 1970>`.
     pub const ORIGIN: &str = "Taskgroup-Origin";
-    /// On a due message that its relay puts before its consumer once more.
-    pub const AGAIN: &str = "Taskgroup-Again";
     /// When the task was first published, in nanoseconds since 1970.
     pub const PUBLISHED: &str = "Taskgroup-Published";
     /// When its first attempt failed: RFC 3339, UTC.

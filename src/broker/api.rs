@@ -199,9 +199,12 @@ impl Broker {
     /// letters stay.
     pub async fn purge_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
         let delays = StreamName::from(DELAY_STREAM);
-        for kind in ["delay", "due", "callback", "callback-due"] {
-            let subjects = queue.all_of_queue(kind);
-            self.purge(&delays, &subjects).await?;
+        for kind in ["delay", "callback"] {
+            self.purge(&delays, &queue.all_of_queue(kind)).await?;
+        }
+        // A relay may have them in hand.
+        for kind in ["due", "callback-due"] {
+            self.remove(&delays, &queue.all_of_queue(kind)).await?;
         }
         self.purge(&StreamName::from(RATE_STREAM), &queue.rate()).await?;
         Ok(())

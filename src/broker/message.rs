@@ -8,7 +8,6 @@ use super::{
 };
 use crate::names::StreamName;
 use async_nats::jetstream::{message::StreamMessage, stream::RawMessage};
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,11 +16,6 @@ use serde_json::{Value, json};
 pub struct StoredMessage(StreamMessage);
 
 impl StoredMessage {
-    /// Where it is stored.
-    pub fn subject(&self) -> &str {
-        &self.0.subject
-    }
-
     /// What tells it from every other message, also from one with its number in a stream that was made
     /// again.
     pub fn stored(&self) -> Stored {
@@ -34,17 +28,6 @@ impl StoredMessage {
     /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         Some(self.0.headers.get(name)?.as_str())
-    }
-
-    /// All headers.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let all = self.0.headers.iter();
-        all.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
-    }
-
-    /// What was published.
-    pub fn payload(&self) -> Bytes {
-        self.0.payload.clone()
     }
 }
 
@@ -109,8 +92,23 @@ impl Broker {
         }
     }
 
-    /// Removes all messages whose subject `filter` matches, and says how many; none where there is no
-    /// such stream.
+    /// Removes all messages whose subject `filter` matches, one by one, and says how many; none where there
+    /// is no such stream.
+    pub async fn remove(&self, stream: &StreamName, filter: &str) -> Result<u64, BrokerError> {
+        let mut removed = 0;
+        let mut from = 0;
+        while let Some(message) = self.next_message(stream, filter, from).await? {
+            let sequence = message.stored().sequence;
+            self.delete_message(stream, sequence).await?;
+            removed += 1;
+            from = sequence + 1;
+        }
+        Ok(removed)
+    }
+
+    /// The same, all at once. Only where no consumer can have such a message in hand: nats-server (seen
+    /// with 2.15.1) then moves the consumer's floor up to it with the next ack, and never again delivers
+    /// what is in hand below that.
     pub async fn purge(&self, stream: &StreamName, filter: &str) -> Result<u64, BrokerError> {
         #[derive(Deserialize)]
         struct Answer {

@@ -97,32 +97,6 @@ impl Broker {
         Ok(info.map(|info| (info.num_pending, info.num_ack_pending)))
     }
 
-    /// Up to which number the relay's consumer counts all messages as done; 0 where it is missing.
-    pub async fn relay_floor(&self) -> Result<u64, BrokerError> {
-        #[derive(Deserialize)]
-        struct Place {
-            stream_seq: u64,
-        }
-        #[derive(Deserialize)]
-        struct Info {
-            delivered: Place,
-            ack_floor: Place,
-            #[serde(default)]
-            num_ack_pending: u64,
-        }
-        let info = self
-            .request(format!("CONSUMER.INFO.{DELAY_STREAM}.{RELAY}"), &json!({}))
-            .await;
-        let info: Option<Info> = absent(absent(info, code::CONSUMER_NOT_FOUND), code::STREAM_NOT_FOUND)?.flatten();
-        Ok(info.map_or(0, |info| {
-            if info.num_ack_pending == 0 {
-                info.delivered.stream_seq
-            } else {
-                info.ack_floor.stream_seq
-            }
-        }))
-    }
-
     /// Publishes `message` to `subject` with these headers, and waits until a stream has stored it, or
     /// said that it had one with the same `Nats-Msg-Id`.
     pub async fn hand_on(

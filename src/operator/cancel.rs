@@ -1,7 +1,7 @@
 //! Cancelling a task: out of its queue, out of its back-off, or cut off while it runs.
 //!
-//! The order matters: the workers are asked first, and only then is the task purged from its queue. A
-//! purge frees the slot of a task that runs, and the next would start beside it.
+//! The order matters: the workers are asked first, and only then is the task removed from its queue. That
+//! frees the slot of a task that runs, and the next would start beside it.
 
 use super::{Context, metrics::Answer, observe, validate};
 use crate::{
@@ -112,7 +112,7 @@ fn read(subject: &str) -> Result<(Queue, &str), String> {
 }
 
 async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, BrokerError> {
-    let mut purged = 0;
+    let mut removed = 0;
     let mut states = Vec::new();
     for round in 1..=ROUNDS {
         let up_to = last_of(ctx, queue, id).await?;
@@ -120,12 +120,12 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
             break;
         }
         states.extend(ask_workers(ctx, queue, id, up_to).await?);
-        let from_queue = purge_queue(ctx, queue, id).await?;
+        let from_queue = remove_from_queue(ctx, queue, id).await?;
         let delays = StreamName::from(DELAY_STREAM);
         let waiting = ctx.broker.purge(&delays, &queue.all_of_task("delay", id)).await?;
-        let due = ctx.broker.purge(&delays, &queue.all_of_task("due", id)).await?;
-        purged += from_queue + waiting + due;
-        if purged == 0 && up_to > 0 && states.iter().all(|state| *state == State::None) {
+        let due = ctx.broker.remove(&delays, &queue.all_of_task("due", id)).await?;
+        removed += from_queue + waiting + due;
+        if removed == 0 && up_to > 0 && states.iter().all(|state| *state == State::None) {
             // It was in the queue, and is not: it came to a worker just after that was asked.
             states.extend(ask_workers(ctx, queue, id, up_to).await?);
         }
@@ -135,14 +135,14 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
         // A relay may have it in hand, and put it into the queue in spite of all this.
         time::sleep(ON_ITS_WAY).await;
     }
-    let dead = purged == 0 && !states.contains(&State::Running) && is_dead(ctx, queue, id).await?;
-    Ok(judge(&states, purged, dead))
+    let dead = removed == 0 && !states.contains(&State::Running) && is_dead(ctx, queue, id).await?;
+    Ok(judge(&states, removed, dead))
 }
 
-fn judge(states: &[State], purged: u64, dead: bool) -> Cancelled {
+fn judge(states: &[State], removed: u64, dead: bool) -> Cancelled {
     if states.contains(&State::Running) {
         Cancelled::Running
-    } else if purged > 0 || states.contains(&State::Queued) {
+    } else if removed > 0 || states.contains(&State::Queued) {
         Cancelled::Queued
     } else if dead || states.contains(&State::Finished) {
         Cancelled::Finished
@@ -162,9 +162,9 @@ async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerEr
     Ok(last)
 }
 
-async fn purge_queue(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
+async fn remove_from_queue(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
     let stream = queue.stream();
-    Ok(ctx.broker.purge(&stream, &queue.task(id)).await? + ctx.broker.purge(&stream, &queue.closed_task(id)).await?)
+    Ok(ctx.broker.remove(&stream, &queue.task(id)).await? + ctx.broker.remove(&stream, &queue.closed_task(id)).await?)
 }
 
 async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerError> {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn the_answer_says_what_the_task_was() {
         use State::{Finished, None, Queued, Running};
-        for (states, purged, dead, expected) in [
+        for (states, removed, dead, expected) in [
             (vec![None, Running], 1, false, "running"),
             (vec![Running], 0, true, "running"),
             (vec![None], 1, false, "queued"),
@@ -243,9 +243,9 @@ mod tests {
             (vec![], 0, false, "unknown"),
         ] {
             assert_eq!(
-                judge(&states, purged, dead).as_str(),
+                judge(&states, removed, dead).as_str(),
                 expected,
-                "{states:?} {purged} {dead}"
+                "{states:?} {removed} {dead}"
             );
         }
     }

@@ -14,8 +14,9 @@ use tokio::time;
 /// Least time between two Events about one group.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// The reason of a task that was removed as somebody asked for it: that is no drop.
-const CANCELLED: &str = "Cancelled";
+/// The reasons of tasks that were removed as somebody asked for it: that is no drop. The second is
+/// nats-server's for a message that was deleted while a worker had it in hand.
+const NO_DROPS: [&str; 2] = ["Cancelled", "Unacknowledged message was deleted"];
 
 /// What is not told yet.
 #[derive(Default)]
@@ -84,7 +85,7 @@ pub async fn run(ctx: Arc<Context>) {
         tokio::select! {
             termination = terminations.next() => {
                 let Some(termination) = termination else { return };
-                if termination.reason != CANCELLED && keeps_no_dead_letters(&ctx, &termination.stream) {
+                if !NO_DROPS.contains(&termination.reason.as_str()) && keeps_no_dead_letters(&ctx, &termination.stream) {
                     ctx.metrics.dropped.inc();
                     drops.add(termination.stream, termination.reason, Instant::now());
                 }

@@ -149,7 +149,7 @@ async fn remove(run: &Run<'_>, origin: &str) -> Result<(), BrokerError> {
     };
     let (broker, own) = (&worker.broker, worker.queue.stream());
     let (delays, due) = (StreamName::from(DELAY_STREAM), worker.queue.due(id, sequence));
-    let (_, before) = tokio::try_join!(broker.purge(&delays, &due), broker.message_at(&own, sequence))?;
+    let (_, before) = tokio::try_join!(broker.remove(&delays, &due), broker.message_at(&own, sequence))?;
     match before {
         Some(before) if before.stored().origin(&own) == origin => broker.delete_message(&own, sequence).await,
         // It is acknowledged, as a rule.

@@ -70,6 +70,32 @@ async fn a_task_that_waits_in_its_queue_or_in_back_off_is_removed_and_no_other()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tasks_that_were_handed_out_before_a_cancelled_one_come_again_when_their_worker_dies() {
+    let bed = Bed::new().await;
+    bed.made(
+        "acme",
+        json!({"concurrency": 5, "timeouts": {"task": "1s", "ackWait": "2s"}}),
+    )
+    .await;
+    for id in ["1", "2", "3", "4", "5"] {
+        bed.nats.publish(&bed.subject("acme", id), "").await;
+    }
+    let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let take = async |count: usize| {
+        let tasks = consumer.batch().max_messages(count).messages().await.unwrap();
+        tasks.take(count).map(Result::unwrap).collect::<Vec<_>>().await
+    };
+    let in_hand = take(5).await;
+    assert_eq!(bed.cancel("acme", "3").await, "queued");
+    in_hand[3].double_ack().await.unwrap();
+    let again = take(3).await;
+    let mut again: Vec<_> = again.iter().map(|task| task.subject.to_string()).collect();
+    again.sort();
+    assert_eq!(again, ["1", "2", "5"].map(|id| bed.subject("acme", id)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_task_is_cut_off_before_its_slot_is_freed() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;

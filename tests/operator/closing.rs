@@ -182,6 +182,14 @@ async fn dropped_tasks_are_told_and_cancelled_ones_are_not() {
             let term = format!("+TERM {reason}");
             client.request(task.reply.clone().unwrap(), term.into()).await.unwrap();
         }
+        // One that is removed while it is in hand.
+        bed.nats.publish(&bed.subject(name, "removed"), "").await;
+        let mut tasks = consumer.fetch().max_messages(1).messages().await.unwrap();
+        let task = tasks.next().await.unwrap().unwrap();
+        stream
+            .delete_message(task.info().unwrap().stream_sequence)
+            .await
+            .unwrap();
     }
     let told = bed
         .until("an Event", || async {

@@ -70,15 +70,6 @@ impl Bed {
             .await
     }
 
-    /// Has the relays' consumer look for these subjects only.
-    async fn relay_filter(&self, subjects: &[&str]) {
-        let mut config = self.nats.relay().await.unwrap()["config"].clone();
-        config["filter_subjects"] = json!(subjects);
-        let request = json!({"stream_name": DELAY, "config": config, "action": "update"});
-        let answer = self.nats.api("CONSUMER.CREATE.TASKGROUP_DELAY.relay", request).await;
-        assert_eq!(answer["error"], json!(null));
-    }
-
     /// A group, its streams, and no operator any more.
     async fn with_a_group_and_no_operator() -> Self {
         let mut bed = Self::new().await;
@@ -345,41 +336,4 @@ fn metric(bed: &Bed, result: &str) -> u64 {
     bed.metric(&format!(
         "taskgroup_operator_relayed_tasks_total{{result=\"{result}\"}}"
     ))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn due_tasks_that_the_consumer_passed_over_are_relayed_all_the_same_each_once() {
-    let mut bed = Bed::with_a_group_and_no_operator().await;
-    bed.relay_filter(&["callback-due.>"]).await;
-    for number in 0..20 {
-        bed.publish_due("acme", &number.to_string(), number).await;
-    }
-    // One of them is in its queue already: its relay was stopped between two steps.
-    let jetstream = bed.nats.jetstream().await;
-    let copied = jetstream.publish_with_headers(bed.subject("acme", "7"), history(7), "payload".into());
-    copied.await.unwrap().await.unwrap();
-    let other = jetstream.publish(format!("callback-due.{}.acme.other.1", bed.namespace), "".into());
-    other.await.unwrap().await.unwrap();
-    bed.take_due().await.double_ack().await.unwrap();
-    bed.relay_filter(&["due.>", "callback-due.>"]).await;
-    let consumer = bed.nats.relay().await.unwrap();
-    assert_eq!(
-        (&consumer["num_pending"], &consumer["num_ack_pending"]),
-        (&json!(0), &json!(0))
-    );
-    assert_eq!(bed.nats.messages(DELAY).await, 20, "they are there");
-
-    bed.start_operator();
-    bed.until_nothing_is_due().await;
-    let mut queued: Vec<_> = bed
-        .queued("acme")
-        .await
-        .iter()
-        .map(|task| task.subject.to_string())
-        .collect();
-    queued.sort();
-    let mut all: Vec<_> = (0..20).map(|number| bed.subject("acme", &number.to_string())).collect();
-    all.sort();
-    assert_eq!(queued, all);
-    bed.stop_operator().await;
 }

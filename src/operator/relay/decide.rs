@@ -48,15 +48,13 @@ impl<'a> Due<'a> {
 }
 
 /// The headers that go on with a message. What NATS acts on stays behind, that of the schedule as well as
-/// what a publisher may have meant for the first time (an expected sequence, a rollup); and what is between
-/// relays.
+/// what a publisher may have meant for the first time (an expected sequence, a rollup).
 pub fn headers_to_keep<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
     headers
         .filter(|(name, _)| {
             !name
                 .get(..5)
                 .is_some_and(|beginning| beginning.eq_ignore_ascii_case("nats-"))
-                && !name.eq_ignore_ascii_case(history::AGAIN)
         })
         .collect()
 }

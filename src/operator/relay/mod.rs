@@ -2,12 +2,10 @@
 //!
 //! It runs in every replica: all share one consumer, and each message is in the hands of one of them.
 //! A relay that dies between its two steps (the copy is stored in the queue; the due message is
-//! acknowledged) is followed by another, which first finds out how far it came. What the consumer lost
-//! sight of, `forgotten` puts before it again. `decide` is pure.
+//! acknowledged) is followed by another, which first finds out how far it came. `decide` is pure.
 
 mod callback;
 mod decide;
-mod forgotten;
 mod held;
 mod metrics;
 mod task;
@@ -20,7 +18,6 @@ use crate::{
     names::{DELAY_STREAM, RELAY, StreamName},
 };
 use decide::Due;
-use forgotten::Forgotten;
 use held::Held;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -290,17 +287,11 @@ async fn next(inbox: &mut Option<PullInbox>) -> Option<Arrival> {
     }
 }
 
-/// Keeps the figures that nobody else would renew, and has an eye on what the consumer lost sight of.
+/// Keeps the figures that nobody else would renew.
 pub async fn watch(ctx: Arc<Context>) {
-    let mut forgotten = Forgotten::default();
     loop {
         if let Ok(Some((due, in_hand))) = ctx.broker.relay_backlog().await {
             ctx.metrics.relay.backlog(due, in_hand);
-        }
-        match forgotten.look(&ctx.broker).await {
-            Ok(0) => {}
-            Ok(again) => tracing::info!(again, "due tasks that NATS had lost sight of are relayed"),
-            Err(error) => tracing::debug!(%error, "it can't be told whether NATS lost sight of due tasks"),
         }
         time::sleep(ctx.settings.backlog_interval).await;
     }

@@ -37,7 +37,7 @@ async fn hand_over(relay: &Relay, queue: &Queue, id: &str, due: &Delivery) -> Re
     let kept = headers_to_keep(due.headers());
     let fallback = format!("{DELAY_STREAM}:{sequence}:{}", due.stored().at);
     let origin = origin(&kept).unwrap_or(&fallback);
-    if due.delivered() > 1 || due.header(history::AGAIN).is_some() {
+    if due.delivered() > 1 {
         let found = look_for_earlier(relay, queue, id, origin, sequence).await?;
         if found != Earlier::Nothing {
             done(relay, due).await?;
