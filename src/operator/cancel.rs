@@ -120,10 +120,11 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
             break;
         }
         states.extend(ask_workers(ctx, queue, id, up_to).await?);
-        let from_queue = remove_from_queue(ctx, queue, id).await?;
+        // The way that a task goes: so it can't pass by where it was looked for already.
         let delays = StreamName::from(DELAY_STREAM);
         let waiting = ctx.broker.purge(&delays, &queue.all_of_task("delay", id)).await?;
         let due = ctx.broker.remove(&delays, &queue.all_of_task("due", id)).await?;
+        let from_queue = remove_from_queue(ctx, queue, id).await?;
         removed += from_queue + waiting + due;
         if removed == 0 && up_to > 0 && states.iter().all(|state| *state == State::None) {
             // It was in the queue, and is not: it came to a worker just after that was asked.
