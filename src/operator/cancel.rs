@@ -124,6 +124,10 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
         let delays = StreamName::from(DELAY_STREAM);
         let waiting = ctx.broker.purge(&delays, &queue.all_of_task("delay", id)).await?;
         let due = ctx.broker.remove(&delays, &queue.all_of_task("due", id)).await?;
+        let came = last_of(ctx, queue, id).await?;
+        if came > up_to {
+            states.extend(ask_workers(ctx, queue, id, came).await?);
+        }
         let from_queue = remove_from_queue(ctx, queue, id).await?;
         removed += from_queue + waiting + due;
         if removed == 0 && up_to > 0 && states.iter().all(|state| *state == State::None) {

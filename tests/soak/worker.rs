@@ -3,6 +3,7 @@
 use crate::{checker::Event, handler::Handler, record::Record, support::proxy::Proxy};
 use std::{
     fs::File,
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -101,7 +102,8 @@ impl Worker {
             }
         });
         match ended.await {
-            Ok(status) if status.success() => {}
+            // By the signal itself: it had not come so far as to heed it, nor to anything else.
+            Ok(status) if status.success() || status.signal() == Some(15) => {}
             Ok(status) => {
                 let number = self.number;
                 self.record
