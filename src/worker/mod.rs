@@ -1,7 +1,7 @@
 //! The worker: runs the tasks of one group, each as a request to its handler, or as a process.
 //!
-//! `pull_loop` asks for tasks and starts each as a `run_task`, which calls the `handler` (`http`, by a
-//! `client`, or `exec`), keeps the `lease` meanwhile and does what `policy` says with the result: `acks` for
+//! `pull_loop` asks for tasks and starts each as a `run_task`, which has the `handler` (`http`, by a
+//! `client`, or `exec`) make an `attempt`, keeps the `lease` meanwhile and does what `policy` says with the result: `acks` for
 //! what is done, a `handover` for what is tried again (`history`) or `dead`, a `closing` of the whole group,
 //! a `callback` to whoever asked for one. `slots` counts what may be asked for, `in_hand` what runs, `watch`
 //! keeps the settings up to date, `gate` knows whether the handler is there, `rate` lets tasks start as the
@@ -9,6 +9,7 @@
 //! handler's shutdown hook. `slots`, `policy`, `history`, `trace` and `retry_after` are pure.
 
 mod acks;
+mod attempt;
 mod backoff;
 mod callback;
 mod cancel;

@@ -1,23 +1,21 @@
 //! One delivered task, from its arrival until the broker knows what became of it.
 
 use super::{
-    Worker,
+    Worker, attempt,
     callback::{self, End},
     closing, dead,
-    handler::Attempt,
     handover::{self, HandOver},
     history::{self, History},
     in_hand::{Cut, State},
     lease::Lease,
-    metrics::{AttemptEnd, Reason},
-    policy::{self, AttemptResult, Death, Verdict},
+    metrics::Reason,
+    policy::{self, Death, Verdict},
     rate::Turn,
-    trace::Trace,
     watch::Terms,
 };
-use crate::{broker::Delivery, task::is_ours};
+use crate::broker::Delivery;
 use jiff::Timestamp;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time;
 
 /// How long one answer of the broker is waited for, with the task's slot. It usually takes less than a
@@ -177,7 +175,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             // What changed while it waited holds for what starts now.
             let terms = worker.terms().unwrap_or(terms.clone());
             let run = Run { terms: &terms, ..run };
-            let (verdict, end) = self::attempt(&run, attempt).await;
+            let (verdict, end) = attempt::make(&run, attempt).await;
             if !lease.is_held() {
                 return lost(worker, task, id);
             }
@@ -235,75 +233,6 @@ async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -
         () = turn.start() => in_time(),
         () = worker.stopping.cancelled() => Err(NoStart::Stopping),
     }
-}
-
-/// One attempt.
-async fn attempt(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
-    let Run {
-        worker,
-        task,
-        id,
-        terms,
-        ..
-    } = *run;
-    let (begun, waited) = (Instant::now(), task.stored().age(worker.now()));
-    worker.metrics.queue_wait.observe(waited.as_secs_f64());
-    let keep = if callback::url(task.headers()).is_some() {
-        callback::largest_body(worker)
-    } else {
-        policy::MAX_ERROR
-    };
-    worker.in_hand.started(task.stored());
-    let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
-    let trace = Trace::of(&headers);
-    let trace_id = trace.id();
-    let result = worker
-        .handler
-        .run(&Attempt {
-            id,
-            number: attempt,
-            headers,
-            trace,
-            payload: task.payload(),
-            keep,
-            terms,
-        })
-        .await;
-    let duration = begun.elapsed();
-    let kind = result.kind();
-    worker
-        .metrics
-        .attempts
-        .get_or_create(&AttemptEnd { result: kind })
-        .inc();
-    worker.metrics.attempt_duration.observe(duration.as_secs_f64());
-    if let AttemptResult::NoConnection(why) = &result {
-        worker.gate.refused(why);
-    }
-    let max_attempts = terms.settings.max_attempts;
-    let verdict = policy::judge(&result, attempt, max_attempts);
-    tracing::info!(
-        call_id = id,
-        %trace_id,
-        group = terms.settings.group,
-        attempt,
-        max_attempts,
-        duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        result = kind,
-        status = result.status(),
-        outcome = verdict.as_str(),
-        "attempt"
-    );
-    // What users' code says may hold what nobody else shall read.
-    tracing::trace!(target: "taskgroup::bodies", call_id = id, body = result.text(), "the handler's answer");
-    let output = result.output();
-    let end = End {
-        status: result.http_status(),
-        duration,
-        body: output.bytes,
-        truncated: output.truncated,
-    };
-    (verdict, end)
 }
 
 /// Tells the broker what became of the task.
