@@ -254,12 +254,13 @@ async fn a_rolling_update_of_a_busy_group_loses_no_task_and_breaks_no_limit() {
         return;
     };
     let before = samples.pods_of("c");
-    let ids = samples.publish("c", 40).await;
+    let ids = samples.publish("c", 60).await;
     samples
         .tally_where("c", "two tasks running", |tally| {
             tally.running == 2 && tally.done.len() >= 2
         })
         .await;
+    let update = samples.events().expect("the recorder answers").len();
     samples.patch("c", r#"{"env":[{"name":"VERSION","value":"2"}]}"#);
     samples
         .tally_where("c", "tasks on the new pod", |_| {
@@ -279,6 +280,28 @@ async fn a_rolling_update_of_a_busy_group_loses_no_task_and_breaks_no_limit() {
     let events = samples.events().expect("the recorder answers");
     let cut: Vec<_> = events.iter().filter(|event| event.kind == Kind::Cut).collect();
     assert!(cut.is_empty(), "the old pod finishes what it runs: {cut:?}");
+    let used = used_slots(&events, update, "c") / 2.0;
+    println!("{:.0} % of the slots' time were used from the update on", used * 100.0);
+    assert!(used >= 0.5, "throughput stays above half: {used}");
+}
+
+/// How many tasks of a group ran on average, from the event number `first` on until the last start.
+#[allow(clippy::cast_precision_loss, reason = "a ratio of times below 2^52 microseconds")]
+fn used_slots(events: &[records::Event], first: usize, group: &str) -> f64 {
+    let begin = events[first].at;
+    let starts = events
+        .iter()
+        .filter(|event| event.group == group && event.kind == Kind::Start);
+    let end = starts.map(|event| event.at).max().expect("a start");
+    // Each start adds a running task from then on, and each end takes one away.
+    let time = |event: &records::Event| (end - event.at.clamp(begin, end)) as f64;
+    let of = |kind: Kind| {
+        events
+            .iter()
+            .filter(move |event| event.group == group && event.kind == kind)
+    };
+    let ran = of(Kind::Start).map(time).sum::<f64>() - of(Kind::End).map(time).sum::<f64>();
+    ran / (end - begin) as f64
 }
 
 #[tokio::test(flavor = "multi_thread")]
