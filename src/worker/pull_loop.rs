@@ -3,8 +3,7 @@
 use super::{
     Worker,
     backoff::Backoff,
-    pulse::{BEAT, LATE, Pulse, heartbeat},
-    run_task,
+    run_task, silence,
     slots::{EXPIRES, Slots},
     watch::Known,
 };
@@ -57,7 +56,6 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
         inbox: None,
         epoch: 0,
         server: None,
-        pulse: Pulse::new(Instant::now()),
         heard: Instant::now(),
         hold: None,
         not_before: Instant::now(),
@@ -89,7 +87,6 @@ struct PullLoop {
     epoch: u64,
     /// The server that we are connected to.
     server: Option<String>,
-    pulse: Pulse,
     /// When anything came last, or was asked for when nothing was to come. What comes next was sent later.
     heard: Instant,
     hold: Option<Hold>,
@@ -139,11 +136,7 @@ impl PullLoop {
                 }
                 self.heard = now;
             }
-            if self.pulse.beat(now).is_some() {
-                tracing::warn!(for_ = ?now - since, "this process stood still: its leases are looked at first");
-                self.stood_still(since).await;
-            } else if self.slots.expects() && now - since > self.heartbeat() + LATE {
-                tracing::debug!(for_ = ?now - since, "nothing came from NATS, no sign of life either");
+            if self.slots.expects() && now - since > silence::longest(self.ack_wait()) {
                 self.stood_still(since).await;
             }
             match event {
@@ -163,6 +156,7 @@ impl PullLoop {
     /// What is in the socket, or in the network, may have been sent at any time since then. So it is taken
     /// out, and each task's lease counts from then: one that has ended is not run.
     async fn stood_still(&mut self, since: Instant) {
+        tracing::info!(for_ = ?since.elapsed(), "NATS was silent, or this process stood still: asking anew");
         if let Some(inbox) = self.inbox.take() {
             for mut task in inbox.withdraw().await {
                 task.may_have_come(since);
@@ -266,7 +260,10 @@ impl PullLoop {
                 self.heard = now;
             }
             self.worker.metrics.pulls.inc();
-            if let Err(error) = inbox.ask(ask.pull, ask.batch, EXPIRES, self.heartbeat()).await {
+            if let Err(error) = inbox
+                .ask(ask.pull, ask.batch, EXPIRES, silence::heartbeat(self.ack_wait()))
+                .await
+            {
                 tracing::debug!(%error, "a pull could not be sent");
                 self.slots.ended(ask.pull, None);
                 self.not_before = now + self.backoff.next();
@@ -320,10 +317,10 @@ impl PullLoop {
         self.worker.rate.show();
     }
 
-    fn heartbeat(&self) -> Duration {
+    fn ack_wait(&self) -> Duration {
         let known = self.known.borrow();
-        let ack_wait = known.terms.as_ref().map_or(Duration::MAX, |terms| terms.ack_wait);
-        heartbeat(ack_wait)
+        // Without terms nothing is asked for.
+        known.terms.as_ref().map_or(Duration::MAX, |terms| terms.ack_wait)
     }
 
     fn longest_attempt(&self) -> Duration {
@@ -338,10 +335,14 @@ impl PullLoop {
     fn wake_up(&self, stop_at: Option<Instant>) -> Instant {
         let now = Instant::now();
         let refused = (self.not_before > now).then_some(self.not_before);
-        [self.slots.next_give_up(), refused, stop_at]
+        let silence = self
+            .slots
+            .expects()
+            .then(|| self.heard + silence::longest(self.ack_wait()));
+        [self.slots.next_give_up(), refused, stop_at, silence]
             .into_iter()
             .flatten()
-            .fold(now + BEAT, Instant::min)
+            .fold(now + EXPIRES, Instant::min)
     }
 
     fn timer(&mut self, stop_at: Option<Instant>) {
