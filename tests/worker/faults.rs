@@ -2,8 +2,9 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Handler, Hold, held, ok},
+    handler::{Books, Handler, Hold, held, held_with, ok},
     numbers,
+    support::proxy::Proxy,
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -154,6 +155,49 @@ async fn a_crash_of_nats_in_the_middle_loses_nothing_and_keeps_the_limit() {
         "never more than 8, but {}",
         handler.books.peak()
     );
+}
+
+#[tokio::test]
+async fn what_nats_forgot_to_have_delivered_is_cut_off_before_another_worker_gets_it() {
+    let mut group = Group::default().concurrency(4);
+    group.settings.max_inflight = 3;
+    let bed = Bed::with(&group).await;
+    let joint: Arc<Books> = Arc::default();
+    let hold = Hold::new();
+    let (near, far) = (
+        held_with(&hold, joint.clone()).await,
+        held_with(&hold, joint.clone()).await,
+    );
+    let proxy = Proxy::start(&bed.nats.url()).await;
+    let slow = bed.ready_worker_behind(&proxy, &far.url()).await;
+    bed.publish_many(3).await;
+    until("one is full", async || far.books.running() == 3).await;
+    let quick = bed.ready_worker(&near.url()).await;
+    bed.publish("3", "").await;
+    until("the other has the fourth", async || near.books.running() == 1).await;
+
+    bed.nats.stop();
+    // What a server that crashes may have lost: here, all of it.
+    let state = "store-0/jetstream/$G/streams/tg_crawl_acme/obs/workers/o.dat";
+    std::fs::remove_file(bed.nats.dir().join(state)).expect("the consumer's state");
+    proxy.cut();
+    bed.nats.resume().await;
+    until("one worker is back before the other", async || {
+        quick.logged("ready: asking for tasks") == 2
+    })
+    .await;
+    proxy.restore();
+    for worker in [&quick, &slow] {
+        until("it looked", async || {
+            worker.logged("forgot to have delivered are cut off") == 1
+        })
+        .await;
+    }
+    until("all run again", async || joint.running() == 4).await;
+    hold.release(100);
+    bed.empty_queue().await;
+    assert_eq!(joint.peak(), 4);
+    assert_eq!(joint.tasks().into_iter().collect::<BTreeSet<_>>(), numbers(4));
 }
 
 #[tokio::test]
