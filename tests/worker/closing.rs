@@ -2,7 +2,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Call, Handler, ok},
+    handler::{Call, Handler, Hold, ok, quick},
 };
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -122,4 +122,54 @@ async fn a_closing_that_ends_does_not_end_a_suspension() {
     bed.broker.pause_consumer(&bed.stream(), false).await.expect("resumed");
     until("it runs", async || handler.books.calls().len() == 2).await;
     bed.empty_queue().await;
+}
+
+/// Whether a task is in its queue, and neither in hand nor in the delays.
+async fn is_queued(bed: &Bed) -> bool {
+    let info = bed.consumer_info().await;
+    info["num_pending"] == 1 && info["num_ack_pending"] == 0 && bed.nats.messages(DELAY_STREAM).await == 0
+}
+
+#[tokio::test]
+async fn a_suspension_that_its_worker_has_not_heard_of_outlives_a_closing() {
+    let bed = Bed::with_relay(&Group::default()).await;
+    let hold = Hold::new();
+    let waits = hold.clone();
+    let handler = Handler::start_with_headers(move |_| {
+        let hold = waits.clone();
+        async move {
+            hold.wait().await;
+            let header = ("Retry-After".to_owned(), "1".to_owned());
+            (StatusCode::SERVICE_UNAVAILABLE, vec![header], String::new())
+        }
+    })
+    .await;
+    let _worker = bed.ready_worker(&handler.url()).await;
+    bed.publish("refused", "").await;
+    until("it runs", async || handler.books.running() == 1).await;
+    // No notice.
+    bed.broker.pause_consumer(&bed.stream(), true).await.expect("paused");
+    hold.release(1);
+    until("it is back in its queue", async || is_queued(&bed).await).await;
+    let info = bed.consumer_info().await;
+    assert_eq!((&info["paused"], &info["num_pending"]), (&true.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn a_task_that_waits_in_hand_for_its_start_does_not_start_in_a_group_that_is_suspended_meanwhile() {
+    let bed = Bed::with_relay(&Group::default().rate(1, 3000, 1)).await;
+    let handler = quick().await;
+    let _worker = bed.ready_worker(&handler.url()).await;
+    bed.publish_many(2).await;
+    until("one is done, and the other waits in hand", async || {
+        handler.books.calls().len() == 1 && bed.consumer_info().await["num_ack_pending"] == 1
+    })
+    .await;
+    bed.broker.pause_consumer(&bed.stream(), true).await.expect("paused");
+    bed.broker.notify_settings(&bed.queue).await.expect("a notice");
+    until("it is back in its queue", async || is_queued(&bed).await).await;
+    assert_eq!(handler.books.calls().len(), 1);
+    bed.broker.pause_consumer(&bed.stream(), false).await.expect("resumed");
+    bed.empty_queue().await;
+    assert_eq!(handler.books.calls().len(), 2);
 }
