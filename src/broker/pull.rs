@@ -297,11 +297,7 @@ impl Delivery {
     }
 
     /// The task is to be delivered again after `delay`.
-    ///
-    /// Only while the lease is held: the server takes it for the *current* delivery of the task, whose
-    /// ever that is. So it is not even tried without a connection, which would keep it for later.
     pub async fn nak(&self, delay: Duration, patience: Duration) -> Result<(), BrokerError> {
-        self.broker.check()?;
         let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         self.say(format!(r#"-NAK {{"delay": {delay}}}"#), patience).await
     }
@@ -311,7 +307,11 @@ impl Delivery {
         self.say(format!("+TERM {reason}"), patience).await
     }
 
+    /// Only while the lease is held: the server takes a word for the *current* delivery of the task, whose
+    /// ever that is. So it is not even tried without a connection: the client library would keep it
+    /// until there is one again.
     async fn say(&self, word: String, patience: Duration) -> Result<(), BrokerError> {
+        self.broker.check()?;
         let request = Request::new().payload(word.into()).timeout(Some(patience));
         let answer = self.broker.client.send_request(self.reply.clone(), request).await;
         answer.map(|_| ()).map_err(|error| match error.kind() {

@@ -146,6 +146,8 @@ async fn ask_to_cancel(bed: &Bed, task: Task) -> Answer {
         Ok("running") => Answer::Running,
         Ok("finished") => Answer::Finished,
         Ok("unknown") => Answer::Unknown,
+        // NATS went away in the middle of it; a part may be done.
+        Ok(error) if error.starts_with("error: ") => Answer::None,
         other => {
             bed.record.problem(format!("a cancel was answered {other:?}"));
             Answer::None

@@ -192,3 +192,53 @@ async fn a_task_that_comes_late_through_a_silent_connection_is_not_run_beside_it
     let first = |books: &Books| books.calls().iter().filter(|call| call.task() == "0").count();
     assert_eq!((first(&near.books), first(&far.books)), (1, 0));
 }
+
+#[tokio::test]
+async fn a_done_task_is_not_acked_any_more_when_another_worker_runs_it_by_then() {
+    let bed = Bed::with(&Group::default().concurrency(1).ack_wait(2)).await;
+    let (hold, noticed) = (Hold::new(), Hold::new());
+    let proxy = Arc::new(Proxy::start(&bed.nats.url()).await);
+    let far = {
+        let (proxy, noticed, cut) = (proxy.clone(), noticed.clone(), std::sync::Mutex::new(false));
+        Handler::start(move |_| {
+            let noticed = noticed.clone();
+            if !std::mem::replace(&mut *cut.lock().expect("a flag"), true) {
+                // No ack of what is done now reaches NATS.
+                proxy.cut();
+            }
+            async move {
+                noticed.wait().await;
+                ok()
+            }
+        })
+        .await
+    };
+    let near = held(&hold).await;
+    let cut_off = bed.ready_worker_behind(&proxy, &far.url()).await;
+    bed.publish("0", "").await;
+    until("it runs", async || far.books.running() == 1).await;
+    until("it is cut off", async || {
+        cut_off.logged("the connection to NATS is down") == 1
+    })
+    .await;
+    noticed.release(1);
+    until("it is done", async || {
+        cut_off.metric(r#"taskgroup_worker_tasks_total{outcome="done"}"#).await == 1.0
+    })
+    .await;
+    let _other = bed.ready_worker(&near.url()).await;
+    until("it runs on the other", async || near.books.running() == 1).await;
+    bed.publish("1", "").await;
+    proxy.restore();
+    cut_off.ready().await;
+    until("it gave its ack up", async || {
+        cut_off.metric("taskgroup_worker_acks_unconfirmed_total").await == 1.0
+    })
+    .await;
+    let queued = bed.nats.messages(bed.stream().as_str()).await;
+    assert_eq!((queued, near.books.running() + far.books.running()), (2, 1));
+    hold.release(100);
+    noticed.release(100);
+    bed.empty_queue().await;
+    assert_eq!(near.books.tasks()[0], "0");
+}

@@ -29,7 +29,7 @@ mod shutdown;
 mod start;
 
 use bed::{Bed, Group, until};
-use handler::{Books, Handler, Hold, held, ok};
+use handler::{Books, Handler, Hold, held, ok, quick};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The names that [`Bed::publish_many`] gives.
@@ -165,13 +165,8 @@ async fn changed_settings_take_effect_on_what_starts_next_without_a_restart() {
     assert_eq!(handler.books.peak(), 3);
 }
 
-#[tokio::test]
-async fn a_changed_time_limit_is_missed_by_no_worker_even_when_the_notice_is_lost() {
-    let group = Group::default();
-    let bed = Bed::with(&group).await;
-    let handler = Handler::start(|_| std::future::pending()).await;
-    let worker = bed.ready_worker(&handler.url()).await;
-    // Changed by hand, without the operator's notice: found out by the reread after a reconnect.
+/// Changes the group's settings by hand, without the operator's notice.
+async fn change_without_notice(bed: &Bed, group: &Group) {
     let mut settings = group.settings.clone();
     (settings.task_timeout_ms, settings.max_attempts) = (100, 1);
     let config = serde_json::json!({"metadata": {taskgroup::names::keys::SETTINGS: settings.to_json()}});
@@ -186,6 +181,15 @@ async fn a_changed_time_limit_is_missed_by_no_worker_even_when_the_notice_is_los
         .update_consumer(&bed.stream(), &config)
         .await
         .expect("changed");
+}
+
+#[tokio::test]
+async fn a_changed_time_limit_is_found_out_after_a_reconnect_even_when_the_notice_is_lost() {
+    let group = Group::default();
+    let bed = Bed::with(&group).await;
+    let handler = Handler::start(|_| std::future::pending()).await;
+    let worker = bed.ready_worker(&handler.url()).await;
+    change_without_notice(&bed, &group).await;
     bed.nats.restart().await;
     bed.connected().await;
     until("the worker knows", async || {
@@ -195,4 +199,17 @@ async fn a_changed_time_limit_is_missed_by_no_worker_even_when_the_notice_is_los
     bed.publish("slow", "").await;
     let dead = bed.dead_letters(1).await;
     assert_eq!(dead[0].headers["x-dead-error"], "no answer within timeouts.task");
+}
+
+#[tokio::test]
+async fn a_lost_notice_is_made_up_for_within_a_minute_without_any_cause() {
+    let group = Group::default();
+    let bed = Bed::with(&group).await;
+    let handler = quick().await;
+    let worker = bed.ready_worker(&handler.url()).await;
+    change_without_notice(&bed, &group).await;
+    until("the worker knows", async || {
+        worker.logged("the group's settings changed") == 1
+    })
+    .await;
 }
