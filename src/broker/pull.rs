@@ -116,6 +116,11 @@ impl PullInbox {
         }
     }
 
+    /// What has arrived already, if anything.
+    pub fn next_now(&mut self) -> Option<Arrival> {
+        self.next().now_or_never().flatten()
+    }
+
     /// Takes back what was asked for, and returns the tasks that were on their way. The server drops a
     /// pull that nobody listens to, without counting a delivery.
     pub async fn withdraw(mut self) -> Vec<Delivery> {
@@ -144,7 +149,7 @@ impl PullInbox {
                 _ = &mut round_trip => break,
             }
         }
-        while let Some(Some(arrival)) = self.next().now_or_never() {
+        while let Some(arrival) = self.next_now() {
             if let Arrival::Task(task) = arrival {
                 last.push(*task);
             }

@@ -147,7 +147,13 @@ impl PullLoop {
                         self.finished(&ended);
                     }
                 }
-                Event::Arrived(arrival) => self.arrived(arrival),
+                Event::Arrived(arrival) => {
+                    self.arrived(arrival);
+                    // What came with it, too: a turn of this loop costs more than a task.
+                    while let Some(arrival) = self.inbox.as_mut().and_then(PullInbox::next_now) {
+                        self.arrived(arrival);
+                    }
+                }
                 Event::WakeUp => self.timer(stop_at),
             }
         }
