@@ -123,7 +123,7 @@ impl PullInbox {
 
     /// Takes back what was asked for, and returns the tasks that were on their way. The server drops a
     /// pull that nobody listens to, without counting a delivery.
-    pub async fn withdraw(mut self) -> Vec<Delivery> {
+    pub async fn withdraw(mut self) -> Vec<Box<Delivery>> {
         let mut last = Vec::new();
         // Without a connection nothing is on its way.
         if self.broker.check().is_err() || self.subscription.unsubscribe_after(NOW).await.is_err() {
@@ -142,7 +142,7 @@ impl PullInbox {
             tokio::select! {
                 biased;
                 arrival = self.next() => match arrival {
-                    Some(Arrival::Task(task)) => last.push(*task),
+                    Some(Arrival::Task(task)) => last.push(task),
                     Some(Arrival::Heartbeat | Arrival::PullEnded { .. }) => {}
                     None => return last,
                 },
@@ -151,7 +151,7 @@ impl PullInbox {
         }
         while let Some(arrival) = self.next_now() {
             if let Arrival::Task(task) = arrival {
-                last.push(*task);
+                last.push(task);
             }
         }
         last
@@ -318,7 +318,8 @@ impl Delivery {
     async fn say(&self, word: String, patience: Duration) -> Result<(), BrokerError> {
         self.broker.check()?;
         let request = Request::new().payload(word.into()).timeout(Some(patience));
-        let answer = self.broker.client.send_request(self.reply.clone(), request).await;
+        // Boxed: it is large, and part of the future of each task that runs.
+        let answer = Box::pin(self.broker.client.send_request(self.reply.clone(), request)).await;
         answer.map(|_| ()).map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => self.broker.unreachable("the consumer is not there"),
             RequestErrorKind::TimedOut => self.broker.unreachable("no answer in time"),

@@ -22,7 +22,7 @@ const BATCH: usize = 1024;
 
 /// A task that is done.
 struct Done {
-    task: Delivery,
+    task: Box<Delivery>,
     held: Held,
     /// Until when it may be acked.
     until: Instant,
@@ -52,7 +52,7 @@ pub fn channel() -> (Acks, Unconfirmed) {
 
 impl Acks {
     /// Acks `task`, whose lease is held until `until`. Returns when the word is on its way.
-    pub async fn done(&self, broker: &Broker, task: Delivery, held: Held, until: Instant) {
+    pub async fn done(&self, broker: &Broker, task: Box<Delivery>, held: Held, until: Instant) {
         held.done();
         let mut done = Done {
             task,

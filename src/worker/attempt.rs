@@ -22,7 +22,7 @@ pub async fn make(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
     } = *run;
     let (begun, waited) = (Instant::now(), task.stored().age(worker.now()));
     worker.metrics.queue_wait.observe(waited.as_secs_f64());
-    let keep = if callback::url(task.headers()).is_some() {
+    let keep = if callback::is_wanted(task) {
         callback::largest_body(worker)
     } else {
         policy::MAX_ERROR

@@ -77,9 +77,9 @@ impl Handler {
     pub async fn run(&self, attempt: &Attempt<'_>) -> AttemptResult {
         let limit = attempt.terms.settings.task_timeout();
         let result = match self {
-            Self::Http(handler) => time::timeout(limit, handler.call(attempt)).await,
+            Self::Http(handler) => time::timeout(limit, Box::pin(handler.call(attempt))).await,
             // Sees to the limit itself, as it waits for the end of what it kills then.
-            Self::Exec(handler) => return handler.call(attempt).await,
+            Self::Exec(handler) => return Box::pin(handler.call(attempt)).await,
             Self::InProcess(handler) => time::timeout(limit, handler(attempt)).await,
         };
         result.unwrap_or(AttemptResult::TimedOut)

@@ -281,7 +281,7 @@ impl PullLoop {
         match arrival {
             Arrival::Task(task) => {
                 self.backoff.reset();
-                self.start(*task);
+                self.start(task);
             }
             Arrival::Heartbeat => {}
             Arrival::PullEnded { pull, left, end } => {
@@ -302,7 +302,7 @@ impl PullLoop {
         }
     }
 
-    fn start(&mut self, task: Delivery) {
+    fn start(&mut self, task: Box<Delivery>) {
         self.slots.started();
         let worker = self.worker.clone();
         let turn = worker.rate.line_up();

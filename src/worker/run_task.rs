@@ -88,7 +88,7 @@ impl Run<'_> {
 
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
 /// then the broker gives the task to another worker.
-pub async fn run(worker: &Worker, task: Delivery, turn: Turn) {
+pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
@@ -121,7 +121,7 @@ pub async fn run(worker: &Worker, task: Delivery, turn: Turn) {
         () = lease.lost() => lost(worker, &task, id),
         () = worker.hurry.cancelled() => {
             tracing::warn!(call_id = id, "not finished before this worker has to stop: the attempt is cut off");
-            hand_back(worker, &task, id, &lease).await
+            Box::pin(hand_back(worker, &task, id, &lease)).await
         }
     };
     if outcome == Outcome::Done {
@@ -136,7 +136,8 @@ pub async fn run(worker: &Worker, task: Delivery, turn: Turn) {
     }
 }
 
-/// All that is done with a task while its lease is held.
+/// All that is done with a task while its lease is held. What most tasks never come to is boxed: each of
+/// thousands of tasks takes the room of the largest that is not.
 async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, turn: Turn) -> Outcome {
     if !lease.is_held() {
         return lost(worker, task, id);
@@ -155,7 +156,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
         terms: &terms,
     };
     if task.delivered() > 1 {
-        match handover::was_handed_over(&run).await {
+        match Box::pin(handover::was_handed_over(&run)).await {
             Some(true) => {
                 tracing::info!(
                     call_id = id,
@@ -167,7 +168,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             None => return lost(worker, task, id),
         }
     }
-    if history.is_continued() && !handover::remove_predecessors(&run).await {
+    if history.is_continued() && !Box::pin(handover::remove_predecessors(&run)).await {
         return lost(worker, task, id);
     }
     let verdict = match may_start(&run, &history, attempt, turn).await {
@@ -179,11 +180,14 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             if !lease.is_held() {
                 return lost(worker, task, id);
             }
-            return settle(&run, &history, attempt, verdict, &end).await;
+            if verdict == Verdict::Done && !callback::is_wanted(task) {
+                return Outcome::Done;
+            }
+            return Box::pin(settle(&run, &history, attempt, verdict, &end)).await;
         }
         Err(NoStart::Cancelled) => return cancelled(task, id).await,
-        Err(NoStart::Stopping) => return hand_back(worker, task, id, lease).await,
-        Err(NoStart::PutOff(until)) => return put_off(&run, &history, attempt, until).await,
+        Err(NoStart::Stopping) => return Box::pin(hand_back(worker, task, id, lease)).await,
+        Err(NoStart::PutOff(until)) => return Box::pin(put_off(&run, &history, attempt, until)).await,
         Err(NoStart::Dead(death)) => Verdict::Dead(death),
     };
     // No handler had a say: its callback says so.
@@ -191,7 +195,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
         status: 500,
         ..End::default()
     };
-    settle(&run, &history, attempt, verdict, &end).await
+    Box::pin(settle(&run, &history, attempt, verdict, &end)).await
 }
 
 /// Why a task is not started.

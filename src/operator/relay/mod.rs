@@ -157,7 +157,7 @@ impl PullLoop {
         }
         if let Some(inbox) = self.inbox.take() {
             for due in inbox.withdraw().await {
-                self.start(due);
+                self.start(*due);
             }
         }
         // What is not through by then is delivered to another relay.

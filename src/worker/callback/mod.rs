@@ -15,7 +15,7 @@ use super::{
     run_task::Run,
 };
 use crate::{
-    broker::Question,
+    broker::{Delivery, Question},
     names::{DELAY_STREAM, StreamName},
     task::{callback_headers as names, headers},
 };
@@ -79,10 +79,15 @@ impl Callbacks {
 }
 
 /// Where the task's callback is to go, if it wants one.
-pub fn url<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>) -> Option<&'a str> {
+fn url<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>) -> Option<&'a str> {
     headers
         .find(|(name, _)| name.eq_ignore_ascii_case(names::URL))
         .map(|(_, url)| url)
+}
+
+/// Whether a task wants a callback.
+pub fn is_wanted(task: &Delivery) -> bool {
+    url(task.headers()).is_some()
 }
 
 /// How much of the handler's output a callback can carry.

@@ -193,7 +193,8 @@ impl Turn {
             };
             let pace = Pace::of(rate);
             tokio::select! {
-                () = self.0.start(&pace) => break,
+                // Boxed, as most groups have no rate, and it would be a part of each of their tasks.
+                () = Box::pin(self.0.start(&pace)) => break,
                 () = changed(&mut known, rate) => {}
             }
         }
@@ -204,7 +205,10 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, SeqCst);
-        self.0.moved.notify_one();
+        // Without a rate there is always room: the pull loop need not wake up for each task.
+        if rate(&self.0.known.borrow()).is_some() {
+            self.0.moved.notify_one();
+        }
     }
 }
 
