@@ -4,13 +4,14 @@
 
 use crate::broker::Stored;
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
-/// How many finished tasks are remembered, for the answer to who wants to cancel one.
+/// How many finished tasks are remembered: for the answer to who wants to cancel one, and not to run one
+/// again that the broker forgot to be done.
 const FINISHED: usize = 1000;
 
 /// For how long a cancelled task is not started that was on its way when it was cancelled.
@@ -23,8 +24,10 @@ pub struct InHand(Arc<Mutex<Books>>);
 #[derive(Debug, Default)]
 struct Books {
     tasks: HashMap<Stored, Task>,
-    /// Ids, the latest at the end.
-    finished: VecDeque<Box<str>>,
+    /// The latest at the end.
+    finished: VecDeque<(Stored, Box<str>)>,
+    /// The messages of those.
+    done: HashSet<Stored>,
     cancelled: Vec<CancelledTask>,
 }
 
@@ -53,7 +56,7 @@ pub enum State {
     Waiting,
     /// It runs, or its failure is being told to the broker.
     Running,
-    /// It is done, but the broker has not confirmed that it heard so.
+    /// It is done, and the broker may not have heard so, or may have forgotten it.
     Done,
 }
 
@@ -96,7 +99,11 @@ impl InHand {
     /// # Errors
     /// How far it is, where it is in hand already.
     pub fn take(&self, task: Stored, id: &str) -> Result<Held, State> {
-        match self.lock().tasks.entry(task) {
+        let mut books = self.lock();
+        if books.done.contains(&task) {
+            return Err(State::Done);
+        }
+        match books.tasks.entry(task) {
             Entry::Occupied(entry) => Err(entry.get().state),
             Entry::Vacant(entry) => {
                 let (cut_off, cut) = oneshot::channel();
@@ -167,7 +174,7 @@ impl InHand {
     pub fn is_finished(&self, id: &str) -> bool {
         let books = self.lock();
         let done = |task: &Task| *task.id == *id && task.state == State::Done;
-        books.tasks.values().any(done) || books.finished.iter().any(|finished| **finished == *id)
+        books.tasks.values().any(done) || books.finished.iter().any(|(_, finished)| **finished == *id)
     }
 
     /// Whether a task was cancelled when its message was there already.
@@ -216,10 +223,13 @@ impl Held {
     pub fn finished(self) {
         let mut books = self.all.lock();
         if let Some(task) = books.tasks.remove(&self.task) {
-            if books.finished.len() >= FINISHED {
-                books.finished.pop_front();
+            if books.finished.len() >= FINISHED
+                && let Some((oldest, _)) = books.finished.pop_front()
+            {
+                books.done.remove(&oldest);
             }
-            books.finished.push_back(task.id);
+            books.finished.push_back((self.task, task.id));
+            books.done.insert(self.task);
         }
     }
 }
@@ -280,6 +290,7 @@ mod tests {
         held.finished();
         assert!(matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
         assert!(matches!(all.cancel("a", 7), Found::Finished));
+        assert_eq!(all.take(TASK, "a").err(), Some(State::Done), "it is not run again");
     }
 
     #[test]

@@ -44,6 +44,10 @@ use tokio::{
 /// Longest sleep, so that a server's clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
+/// What is added to the delay reckoned with when a start is missed, and the longest, in nanoseconds.
+const SHORTEST_DELAY: u64 = 1_000_000;
+const LONGEST_DELAY: u64 = 20_000_000;
+
 /// How often a worker that ends tries to give its slots back.
 const LAST_TRIES: usize = 3;
 
@@ -81,6 +85,8 @@ struct Memory {
     slots: BTreeSet<u64>,
     /// By which rate.
     interval: u64,
+    /// How long it takes from the question for a slot to the start, about, in nanoseconds.
+    delay: u64,
 }
 
 /// A task's place among those that wait for their start; until this is dropped, or it starts.
@@ -97,6 +103,12 @@ struct Slot<'a> {
 
 /// Counted until this is dropped.
 struct Counted<'a>(&'a AtomicU32);
+
+impl Memory {
+    fn took(&mut self, now: impl FnOnce(u64) -> u64) {
+        self.delay = now(self.delay).min(LONGEST_DELAY);
+    }
+}
 
 impl RateGate {
     /// Of the rate that is `known` for `queue`, by `clock`.
@@ -228,6 +240,7 @@ impl Inner {
                     When::Never => {
                         slot.over = true;
                         self.metrics.missed.inc();
+                        self.memory().took(|before| before * 2 + SHORTEST_DELAY);
                         break;
                     }
                 }
@@ -258,6 +271,7 @@ impl Inner {
             // Another rate: what is reserved by the old one is void.
             *memory = Memory {
                 interval: pace.interval,
+                delay: memory.delay,
                 ..Memory::default()
             };
         }
@@ -277,16 +291,24 @@ impl Inner {
         let mut first = true;
         loop {
             let mut slots = Vec::new();
+            let delay = self.memory().delay;
+            let asked = Instant::now();
             let changed = self.change(|shared, now| {
                 let count = self.wanting.load(SeqCst).clamp(1, pace.ahead);
-                let (reserved, shared) = pace.reserve(shared, now, count);
+                // Of what is due already, only what is still good when the answer is here. Else a busy worker
+                // would miss one start after another, which makes it busier.
+                let (reserved, shared) = pace.reserve(shared, now + delay, count);
                 slots = reserved;
                 shared
             });
             match changed.await {
                 Ok(true) => {
                     self.metrics.reservations.inc();
-                    self.memory().slots.extend(slots);
+                    let took = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                    let mut memory = self.memory();
+                    memory.took(|before| took.max(before - before / 8));
+                    memory.slots.extend(slots);
+                    drop(memory);
                     if self.complained.swap(false, SeqCst) {
                         tracing::info!("tasks start again, at the group's rate");
                     }

@@ -15,6 +15,8 @@ struct World {
     pods: usize,
     /// Longest way of a message between worker and server.
     way: u64,
+    /// Which delay from reservation to start is reckoned with.
+    delay: u64,
     /// Furthest that a pod's clock is off; each pod knows that it may be.
     off: u64,
     /// How late tasks wake up, as a share of what is allowed.
@@ -150,9 +152,8 @@ impl Simulation {
             }
             Event::Reserve => {
                 let wanting = self.pods[pod].wanting.clamp(1, self.pace.ahead);
-                let (slots, next) = self
-                    .pace
-                    .reserve(self.pods[pod].knows.as_ref(), self.clock(pod), wanting);
+                let at = self.clock(pod) + self.world.delay;
+                let (slots, next) = self.pace.reserve(self.pods[pod].knows.as_ref(), at, wanting);
                 let expected = self.pods[pod].number;
                 let way = self.way();
                 let (next, free) = (next.next, next.free);
@@ -319,6 +320,7 @@ fn no_window_holds_more_starts_than_tasks_and_burst() {
         let world = World {
             pods: rng.random_range(1..6),
             way: rng.random_range(MS / 5..3 * MS),
+            delay: rng.random_range(0..20 * MS),
             off: rng.random_range(0..=MS),
             late: 1.0,
             unrest: rng.random_bool(0.5),
@@ -348,6 +350,7 @@ fn with_a_backlog_at_least_99_percent_of_the_rate_are_used() {
         let world = World {
             pods: rng.random_range(1..6),
             way: MS / 2,
+            delay: MS,
             off: MS / 5,
             late: 0.5,
             unrest: false,
