@@ -201,7 +201,22 @@ async fn apply_deployment(ctx: &Context, group: &ValidGroup, desired: Value, wha
         force,
         ..PatchParams::apply(FIELD_MANAGER)
     };
-    match api.patch(&name, &params, &Patch::Apply(&desired)).await {
+    let mut answer = api.patch(&name, &params, &Patch::Apply(&desired)).await;
+    if force && matches!(&answer, Err(kube::Error::Api(status)) if status.code == 422) {
+        // What an apply takes away leaves what the API server defaulted beside it (a hook with nothing in
+        // it): the template is replaced as a whole, and then applied.
+        let mut template = desired["spec"]["template"].clone();
+        template["$patch"] = "replace".into();
+        let replace = serde_json::json!({"spec": {"template": template}});
+        let by_us = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        if api.patch(&name, &by_us, &Patch::Strategic(&replace)).await.is_ok() {
+            answer = api.patch(&name, &params, &Patch::Apply(&desired)).await;
+        }
+    }
+    match answer {
         Ok(applied) => {
             if let Some(generation) = applied.metadata.generation {
                 ctx.remember_generation(&group.uid, generation);

@@ -3,7 +3,7 @@
 
 use crate::bed::{Bed, http_handler, workers};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 fn settings(consumer: &Value) -> Value {
@@ -241,4 +241,31 @@ async fn groups_with_another_handler_are_left_alone() {
     .await;
     let after = bed.deployments().get(&workers("a")).await.unwrap();
     assert_eq!(after.metadata.resource_version, before.metadata.resource_version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_becomes_a_program_changes_the_pods() {
+    let bed = Bed::new().await;
+    bed.make_handler(
+        "code",
+        json!({
+            "http": {"port": 8080},
+            "template": {"spec": {"containers": [{"name": "handler", "image": "code:1"}]}},
+        }),
+    )
+    .await;
+    bed.made("acme", json!({"concurrency": 2, "handlerRef": {"name": "code"}}))
+        .await;
+    let spec = json!({"spec": {"http": null, "exec": {"command": ["/app/run"]}}});
+    let patched = bed
+        .handlers()
+        .patch("code", &PatchParams::default(), &Patch::Merge(spec))
+        .await;
+    patched.unwrap();
+    bed.until("its pods have an installer", || async {
+        let deployment = bed.deployments().get(&workers("acme")).await.unwrap();
+        let pod = deployment.spec?.template.spec?;
+        (!pod.init_containers.unwrap_or_default().is_empty()).then_some(())
+    })
+    .await;
 }

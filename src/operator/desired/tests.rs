@@ -101,7 +101,7 @@ fn the_template_is_kept_and_the_group_s_variables_win() {
     );
     assert_eq!(
         handler["lifecycle"]["preStop"]["httpGet"],
-        json!({"path": "/drained", "port": 9797})
+        json!({"path": "/drained", "port": 9797, "scheme": "HTTP"})
     );
     assert_eq!(worker["image"], "taskgroup:1", "the worker's image is ours to choose");
     assert_eq!(worker["resources"]["limits"], json!({"memory": "64Mi"}));
