@@ -143,12 +143,31 @@ impl Samples {
         .await
     }
 
+    /// Kills the worker, which is in this container of the pod.
+    fn kill_worker(&self, pod: &str, container: &str) {
+        let killed = Command::new(cluster::root().join("tests/cluster/kill"))
+            .args([self.namespace, pod, container])
+            .status()
+            .expect("the script runs");
+        assert!(killed.success(), "the worker is killed");
+    }
+
     fn pods_of(&self, group: &str) -> BTreeSet<String> {
         self.kubectl(&format!("get pods -l taskgroup.io/group={group} -o name"))
             .lines()
             .map(|line| line.trim_start_matches("pod/").to_owned())
             .collect()
     }
+}
+
+/// Says so where they can't.
+fn containers_can_be_killed() -> bool {
+    let kind = fs::read_to_string(cluster::root().join("target/cluster/kind-of-cluster")).unwrap_or_default();
+    let can = kind.trim() != "existing";
+    if !can {
+        println!("SKIPPED: a container in a cluster of your own can't be killed from here");
+    }
+    can
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,9 +228,7 @@ async fn a_worker_killed_in_the_middle_loses_no_task_and_breaks_no_limit() {
     let Some(samples) = Samples::in_namespace("e2e-crash").await else {
         return;
     };
-    let kind = fs::read_to_string(cluster::root().join("target/cluster/kind-of-cluster")).unwrap_or_default();
-    if kind.trim() == "existing" {
-        println!("SKIPPED: a container in a cluster of your own can't be killed from here");
+    if !containers_can_be_killed() {
         return;
     }
     samples.patch("a", r#"{"concurrency":3,"timeouts":{"ackWait":"4s"}}"#);
@@ -223,11 +240,7 @@ async fn a_worker_killed_in_the_middle_loses_no_task_and_breaks_no_limit() {
         })
         .await;
     let pod = samples.pods_of("a").pop_first().expect("the group has a pod");
-    let killed = Command::new(cluster::root().join("tests/cluster/kill"))
-        .args([samples.namespace, &pod, "taskgroup-worker"])
-        .status()
-        .expect("the script runs");
-    assert!(killed.success(), "the worker is killed");
+    samples.kill_worker(&pod, "taskgroup-worker");
 
     let tally = samples.all_done("a", &ids).await;
     assert_eq!(tally.most, 3);
@@ -354,9 +367,7 @@ async fn the_processes_of_a_worker_that_is_killed_die_with_it() {
     let Some(samples) = Samples::in_namespace("e2e-exec-crash").await else {
         return;
     };
-    let kind = fs::read_to_string(cluster::root().join("target/cluster/kind-of-cluster")).unwrap_or_default();
-    if kind.trim() == "existing" {
-        println!("SKIPPED: a container in a cluster of your own can't be killed from here");
+    if !containers_can_be_killed() {
         return;
     }
     samples
@@ -375,11 +386,7 @@ async fn the_processes_of_a_worker_that_is_killed_die_with_it() {
         })
         .await;
     let pod = samples.pods_of("a").pop_first().expect("the group has a pod");
-    let killed = Command::new(cluster::root().join("tests/cluster/kill"))
-        .args([samples.namespace, &pod, "handler"])
-        .status()
-        .expect("the script runs");
-    assert!(killed.success(), "the worker is killed");
+    samples.kill_worker(&pod, "handler");
     samples
         .tally_where("a", "all tasks done", |tally| tally.done.is_superset(&ids))
         .await;

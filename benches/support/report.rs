@@ -141,6 +141,17 @@ pub fn report(bench: &str, metrics: &[Metric]) {
     let text = serde_json::to_string_pretty(&serde_json::json!({"metrics": metrics})).unwrap();
     fs::write(&file, text + "\n").unwrap();
     println!("written: target/bench/{bench}.json");
+    let missed: Vec<_> = metrics.iter().filter(|metric| metric.met == Some(false)).collect();
+    for metric in &missed {
+        println!(
+            "missed: {} ({})",
+            metric.name,
+            metric.aim.as_deref().unwrap_or_default()
+        );
+    }
+    if missed.is_empty() {
+        println!("every aim is met");
+    }
 }
 
 /// The value in the middle; of an even number, the lower of the two.

@@ -331,8 +331,12 @@ fn metadata<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 }
 
 fn nanos<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    // Durations of the API are at most a day, far below 2^63 ns.
-    serializer.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    serializer.serialize_u64(as_nanos(*duration))
+}
+
+/// A duration as JetStream has it: those of the API are at most a day, far below 2^63 ns.
+pub(super) fn as_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! counts what it asked for wrongly. Here the caller counts ([`crate::worker::slots`]), and this file
 //! only carries messages.
 
-use super::{connection::Broker, error::BrokerError};
+use super::{config::as_nanos, connection::Broker, error::BrokerError};
 use crate::names::{CONSUMER, Queue, StreamName};
 use async_nats::{Message, Request, Subject, Subscriber, client::RequestErrorKind};
 use bytes::Bytes;
@@ -92,8 +92,7 @@ impl PullInbox {
     /// `heartbeat` without one (less than half of `expires`). `pull` is what [`Arrival::PullEnded`] will
     /// call this request.
     pub async fn ask(&self, pull: u64, batch: u32, expires: Duration, heartbeat: Duration) -> Result<(), BrokerError> {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let body = json!({"batch": batch, "expires": nanos(expires), "idle_heartbeat": nanos(heartbeat)});
+        let body = json!({"batch": batch, "expires": as_nanos(expires), "idle_heartbeat": as_nanos(heartbeat)});
         self.broker
             .client
             .publish_with_reply(
@@ -303,7 +302,7 @@ impl Delivery {
 
     /// The task is to be delivered again after `delay`.
     pub async fn nak(&self, delay: Duration, patience: Duration) -> Result<(), BrokerError> {
-        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let delay = as_nanos(delay);
         self.say(format!(r#"-NAK {{"delay": {delay}}}"#), patience).await
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     api::absent,
+    config::as_nanos,
     connection::Broker,
     error::{BrokerError, Refusal, code},
     pull::Delivery,
@@ -65,7 +66,7 @@ impl Broker {
             "name": RELAY,
             "deliver_policy": "all",
             "ack_policy": "explicit",
-            "ack_wait": u64::try_from(ACK_WAIT.as_nanos()).unwrap_or(u64::MAX),
+            "ack_wait": as_nanos(ACK_WAIT),
             "max_deliver": -1,
             // What waits for a full queue counts as delivered: it must not hold up the other groups.
             "max_ack_pending": -1,

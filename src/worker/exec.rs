@@ -247,18 +247,11 @@ pub fn find(program: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{settings::WorkerSettings, worker::watch::Terms};
+    use crate::worker::watch::Terms;
 
     #[test]
     fn the_environment_tells_about_the_task_and_the_publisher_sets_nothing_else() {
-        let terms = Terms {
-            settings: WorkerSettings {
-                group: "acme".into(),
-                ..WorkerSettings::default()
-            },
-            ack_wait: Duration::from_secs(30),
-            concurrency: 1,
-        };
+        let terms = Terms::of_acme();
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let headers = vec![
             ("PATH", "/evil"),

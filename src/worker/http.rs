@@ -163,19 +163,11 @@ async fn beginning(mut body: Incoming, keep: usize) -> Result<Output, hyper::Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{settings::WorkerSettings, worker::watch::Terms};
-    use std::time::Duration;
+    use crate::worker::watch::Terms;
 
     #[test]
     fn a_request_has_the_publishers_headers_and_ours_win() {
-        let terms = Terms {
-            settings: WorkerSettings {
-                group: "acme".into(),
-                ..WorkerSettings::default()
-            },
-            ack_wait: Duration::from_secs(30),
-            concurrency: 1,
-        };
+        let terms = Terms::of_acme();
         let now: Timestamp = "2026-11-21T10:00:00Z".parse().expect("a time");
         let publishers = [
             ("Content-Type", "application/json"),

@@ -124,15 +124,14 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
             Box::pin(hand_back(worker, &task, id, &lease)).await
         }
     };
-    if outcome == Outcome::Done {
-        let until = lease.until();
-        worker.metrics.task(outcome.as_str());
-        worker.acks.done(&worker.broker, task, held, until).await;
-        return;
-    }
     worker.metrics.task(outcome.as_str());
-    if matches!(outcome, Outcome::DeadLettered | Outcome::Dropped) {
-        held.finished();
+    match outcome {
+        Outcome::Done => {
+            let until = lease.until();
+            worker.acks.done(&worker.broker, task, held, until).await;
+        }
+        Outcome::DeadLettered | Outcome::Dropped => held.finished(),
+        _ => {}
     }
 }
 

@@ -42,6 +42,21 @@ pub struct Terms {
     pub concurrency: u32,
 }
 
+#[cfg(test)]
+impl Terms {
+    /// Those of a group `acme` that sets nothing.
+    pub fn of_acme() -> Self {
+        Self {
+            settings: WorkerSettings {
+                group: "acme".into(),
+                ..WorkerSettings::default()
+            },
+            ack_wait: Duration::from_secs(30),
+            concurrency: 1,
+        }
+    }
+}
+
 /// What the worker knows about its group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Known {

@@ -2,7 +2,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Hold, held, quick},
+    handler::{Hold, held, one_waits},
 };
 
 #[tokio::test]
@@ -50,14 +50,7 @@ async fn a_task_that_was_cancelled_while_it_was_queued_is_not_started_but_a_late
 
 #[tokio::test]
 async fn a_task_that_waits_in_hand_for_its_start_was_queued() {
-    let bed = Bed::with(&Group::default().rate(1, 3_600_000, 1)).await;
-    let handler = quick().await;
-    let _worker = bed.ready_worker(&handler.url()).await;
-    bed.publish_many(2).await;
-    until("one is done, and the other waits in hand", async || {
-        handler.books.calls().len() == 1 && bed.consumer_info().await["num_ack_pending"] == 1
-    })
-    .await;
+    let (bed, handler, _worker) = one_waits(&Group::default().rate(1, 3_600_000, 1), 2).await;
     assert_eq!(bed.ask_to_cancel("1", 2).await, "queued");
     bed.empty_queue().await;
     assert_eq!(handler.books.calls().len(), 1);

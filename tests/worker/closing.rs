@@ -2,7 +2,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Call, Handler, Hold, ok, quick},
+    handler::{Call, Handler, Hold, ok, one_waits},
 };
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -157,14 +157,7 @@ async fn a_suspension_that_its_worker_has_not_heard_of_outlives_a_closing() {
 
 #[tokio::test]
 async fn a_task_that_waits_in_hand_for_its_start_does_not_start_in_a_group_that_is_suspended_meanwhile() {
-    let bed = Bed::with_relay(&Group::default().rate(1, 3000, 1)).await;
-    let handler = quick().await;
-    let _worker = bed.ready_worker(&handler.url()).await;
-    bed.publish_many(2).await;
-    until("one is done, and the other waits in hand", async || {
-        handler.books.calls().len() == 1 && bed.consumer_info().await["num_ack_pending"] == 1
-    })
-    .await;
+    let (bed, handler, _worker) = one_waits(&Group::default().rate(1, 3000, 1), 2).await;
     bed.broker.pause_consumer(&bed.stream(), true).await.expect("paused");
     bed.broker.notify_settings(&bed.queue).await.expect("a notice");
     until("it is back in its queue", async || is_queued(&bed).await).await;

@@ -2,7 +2,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Books, Handler, Hold, held, held_with, ok},
+    handler::{Handler, Hold, held, ok, two_held},
     numbers,
     support::proxy::Proxy,
 };
@@ -162,12 +162,8 @@ async fn what_nats_forgot_to_have_delivered_is_cut_off_before_another_worker_get
     let mut group = Group::default().concurrency(4);
     group.settings.max_inflight = 3;
     let bed = Bed::with(&group).await;
-    let joint: Arc<Books> = Arc::default();
     let hold = Hold::new();
-    let (near, far) = (
-        held_with(&hold, joint.clone()).await,
-        held_with(&hold, joint.clone()).await,
-    );
+    let (joint, near, far) = two_held(&hold).await;
     let proxy = Proxy::start(&bed.nats.url()).await;
     let slow = bed.ready_worker_behind(&proxy, &far.url()).await;
     bed.publish_many(3).await;

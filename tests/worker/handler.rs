@@ -1,5 +1,9 @@
 //! A handler in the test process: does with a task what the test says, and keeps the books.
 
+use crate::{
+    bed::{Bed, Group, until},
+    process::Worker,
+};
 use axum::{
     Router,
     extract::State,
@@ -239,4 +243,27 @@ pub async fn held_with(hold: &Hold, joint: Arc<Books>) -> Handler {
         }
     };
     Handler::start_on("127.0.0.1:0".parse().expect("an address"), joint, act).await
+}
+
+/// Two of these, with books of their own and joint ones.
+pub async fn two_held(hold: &Hold) -> (Arc<Books>, Handler, Handler) {
+    let joint: Arc<Books> = Arc::default();
+    let (one, other) = (
+        held_with(hold, joint.clone()).await,
+        held_with(hold, joint.clone()).await,
+    );
+    (joint, one, other)
+}
+
+/// A group with a rate whose first task is done and whose second waits in its worker's hand for its start.
+pub async fn one_waits(group: &Group, tasks: usize) -> (Bed, Handler, Worker) {
+    let bed = Bed::with_relay(group).await;
+    let handler = quick().await;
+    let worker = bed.ready_worker(&handler.url()).await;
+    bed.publish_many(tasks).await;
+    until("the first is done, and the second waits", async || {
+        handler.books.calls().len() == 1 && bed.consumer_info().await["num_ack_pending"] == 1
+    })
+    .await;
+    (bed, handler, worker)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Books, Handler, Hold, held, held_with, ok},
+    handler::{Books, Handler, Hold, held, held_with, ok, two_held},
     numbers,
     support::proxy::Proxy,
 };
@@ -78,12 +78,8 @@ async fn a_task_that_came_to_a_worker_that_stood_still_is_not_started_when_it_go
 #[tokio::test]
 async fn a_worker_that_is_cut_off_from_nats_runs_nothing_that_another_runs() {
     let bed = Bed::with(&Group::default().concurrency(3).ack_wait(2)).await;
-    let joint: Arc<Books> = Arc::default();
     let hold = Hold::new();
-    let (near, far) = (
-        held_with(&hold, joint.clone()).await,
-        held_with(&hold, joint.clone()).await,
-    );
+    let (joint, near, far) = two_held(&hold).await;
     let proxy = Proxy::start(&bed.nats.url()).await;
     let cut_off = bed.ready_worker_behind(&proxy, &far.url()).await;
     bed.publish_many(12).await;
@@ -104,12 +100,8 @@ async fn a_worker_that_is_cut_off_from_nats_runs_nothing_that_another_runs() {
 #[tokio::test]
 async fn a_connection_that_is_silent_is_as_good_as_none() {
     let bed = Bed::with(&Group::default().concurrency(1).ack_wait(2)).await;
-    let joint: Arc<Books> = Arc::default();
     let hold = Hold::new();
-    let (near, far) = (
-        held_with(&hold, joint.clone()).await,
-        held_with(&hold, joint.clone()).await,
-    );
+    let (joint, near, far) = two_held(&hold).await;
     let proxy = Proxy::start(&bed.nats.url()).await;
     let silent = bed.ready_worker_behind(&proxy, &far.url()).await;
     bed.publish_many(3).await;

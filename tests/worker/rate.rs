@@ -6,7 +6,7 @@
 
 use crate::{
     bed::{Bed, Group, until},
-    handler::{Call, Handler, Hold, held, quick},
+    handler::{Call, Hold, held, one_waits, quick},
     numbers,
 };
 use jiff::Timestamp;
@@ -182,19 +182,6 @@ async fn a_thousand_per_second_start_without_a_burst() {
     // Here whatever starts 6 ms late is lost.
     let (rate, starts) = a_thousand_per_second(2, 1).await;
     assert!(utilisation(rate, &starts) > 0.1, "{UNOPTIMISED}");
-}
-
-/// A group of one start per minute, whose first task is done and whose second waits in hand.
-async fn one_waits(group: &Group, tasks: usize) -> (Bed, Handler, crate::process::Worker) {
-    let bed = Bed::with_relay(group).await;
-    let handler = quick().await;
-    let worker = bed.ready_worker(&handler.url()).await;
-    bed.publish_many(tasks).await;
-    until("the first is done, and the second waits", async || {
-        handler.books.calls().len() == 1 && bed.consumer_info().await["num_ack_pending"] == 1
-    })
-    .await;
-    (bed, handler, worker)
 }
 
 #[tokio::test]

@@ -235,9 +235,7 @@ fn add_env(code: &mut Map<String, Value>, group: &ValidGroup) {
 /// worker still finishes. The worker answers `/drained` when it is done, and the kubelet waits for
 /// that before it stops the handler.
 fn wait_for_worker(code: &mut Map<String, Value>) {
-    // With the scheme, which the API server would default: a default stays when we take the hook away again,
-    // and a hook with nothing else is refused.
-    let hook = json!({"httpGet": {"path": "/drained", "port": WORKER_ADMIN_PORT, "scheme": "HTTP"}});
+    let hook = json!({"httpGet": {"path": "/drained", "port": WORKER_ADMIN_PORT}});
     let lifecycle = code.entry("lifecycle").or_insert_with(|| json!({}));
     if lifecycle.get("preStop").is_none() {
         merge(lifecycle, &json!({"preStop": hook}));

@@ -10,6 +10,14 @@ use clap::Parser;
 use serde_json::{Value, json};
 use std::time::Duration;
 
+fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value: Some(value.into()),
+        value_from: None,
+    }
+}
+
 fn group(concurrency: i64) -> ValidGroup {
     let mut group = TaskGroup::new("acme", TaskGroupSpec::new(concurrency));
     group.metadata.namespace = Some("crawl".into());
@@ -79,11 +87,7 @@ fn the_template_is_kept_and_the_group_s_variables_win() {
         },
     }));
     let mut group = group(4);
-    group.env = vec![EnvVar {
-        name: "KEY".into(),
-        value: Some("ours".into()),
-        value_from: None,
-    }];
+    group.env = vec![env("KEY", "ours")];
     let deployment = deployment(&group, &handler, &pods());
     let metadata = &deployment["spec"]["template"]["metadata"];
     assert_eq!(metadata["annotations"], json!({"note": "kept"}));
@@ -101,7 +105,7 @@ fn the_template_is_kept_and_the_group_s_variables_win() {
     );
     assert_eq!(
         handler["lifecycle"]["preStop"]["httpGet"],
-        json!({"path": "/drained", "port": 9797, "scheme": "HTTP"})
+        json!({"path": "/drained", "port": 9797})
     );
     assert_eq!(worker["image"], "taskgroup:1", "the worker's image is ours to choose");
     assert_eq!(worker["resources"]["limits"], json!({"memory": "64Mi"}));
@@ -181,11 +185,7 @@ fn exec_puts_the_worker_into_the_users_container_and_leaves_its_environment_alon
         }},
     }));
     let mut group = group(4);
-    group.env = vec![EnvVar {
-        name: "KEY".into(),
-        value: Some("ours".into()),
-        value_from: None,
-    }];
+    group.env = vec![env("KEY", "ours")];
     let mut pods = pods();
     pods.nats_creds_secret = Some("nats".into());
     let pod = pod(&deployment(&group, &handler, &pods));
@@ -297,11 +297,7 @@ fn native_tells_the_users_container_where_its_tasks_are() {
     }));
     let mut group = group(4);
     group.ack_wait = Duration::from_millis(2999);
-    group.env = vec![EnvVar {
-        name: "KEY".into(),
-        value: Some("ours".into()),
-        value_from: None,
-    }];
+    group.env = vec![env("KEY", "ours")];
     let mut pods = pods();
     pods.nats_creds_secret = Some("nats".into());
     let pod = pod(&deployment(&group, &handler, &pods));
