@@ -3,7 +3,7 @@
 use super::error::BrokerError;
 use crate::cli::NatsArgs;
 use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
-use std::time::Duration;
+use std::{ops::Deref, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 /// How long one request may take before NATS counts as unreachable.
@@ -29,14 +29,25 @@ pub struct Link {
     pub since: Instant,
 }
 
-/// A connection to NATS with JetStream. Cheap to clone.
+/// A connection to NATS with JetStream. Cheap to clone: each task has one.
 #[derive(Clone)]
-pub struct Broker {
+pub struct Broker(Arc<Connection>);
+
+/// What the clones share.
+pub struct Connection {
     pub(super) client: Client,
     pub(super) jetstream: jetstream::Context,
     servers: String,
     inbox_prefix: String,
     link: watch::Receiver<Link>,
+}
+
+impl Deref for Broker {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
 }
 
 impl Broker {
@@ -85,18 +96,25 @@ impl Broker {
         })?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
-        Ok(Self {
+        Ok(Self(Arc::new(Connection {
             client,
             jetstream,
             servers,
             inbox_prefix,
             link,
-        })
+        })))
     }
+}
 
+impl Connection {
     /// Whether the connection stands; changes can be awaited.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
+    }
+
+    /// How often the connection was made: [`Link::epoch`].
+    pub fn epoch(&self) -> u64 {
+        self.link.borrow().epoch
     }
 
     /// What the subjects begin with that our requests are answered on.
@@ -125,9 +143,7 @@ impl Broker {
     /// Fails at once, instead of after a timeout, while there is no connection, or one to a server
     /// that is too old.
     pub fn check(&self) -> Result<(), BrokerError> {
-        if self.client.connection_state() != State::Connected {
-            return Err(self.unreachable("no connection"));
-        }
+        self.check_connected()?;
         let (major, minor, patch) = OLDEST;
         if self.client.is_server_compatible(major, minor, patch) {
             return Ok(());
@@ -136,6 +152,15 @@ impl Broker {
             servers: self.servers.clone(),
             version: self.client.server_info().version,
         })
+    }
+
+    /// The same for what needs no answer about the server's version: it delivered a task.
+    pub(super) fn check_connected(&self) -> Result<(), BrokerError> {
+        if self.client.connection_state() == State::Connected {
+            Ok(())
+        } else {
+            Err(self.unreachable("no connection"))
+        }
     }
 
     /// Sends what is still in the buffer and closes the connection.

@@ -10,7 +10,6 @@ use async_nats::{Message, Request, Subject, Subscriber, client::RequestErrorKind
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Asks the server to end a subscription while the client library still hands over what is on its
@@ -92,14 +91,11 @@ impl PullInbox {
     /// `heartbeat` without one (less than half of `expires`). `pull` is what [`Arrival::PullEnded`] will
     /// call this request.
     pub async fn ask(&self, pull: u64, batch: u32, expires: Duration, heartbeat: Duration) -> Result<(), BrokerError> {
-        let body = json!({"batch": batch, "expires": as_nanos(expires), "idle_heartbeat": as_nanos(heartbeat)});
+        let (expires, heartbeat) = (as_nanos(expires), as_nanos(heartbeat));
+        let body = format!(r#"{{"batch":{batch},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
         self.broker
             .client
-            .publish_with_reply(
-                self.pull_subject.clone(),
-                format!("{}.{pull}", self.inbox),
-                body.to_string().into(),
-            )
+            .publish_with_reply(self.pull_subject.clone(), format!("{}.{pull}", self.inbox), body.into())
             .await
             .map_err(|error| self.broker.unreachable(error))
     }
@@ -285,7 +281,7 @@ impl Delivery {
     /// the same consumer is confirmed ([`Delivery::ack`]) means that this one was heard, as the
     /// connection and the consumer keep the order.
     pub async fn ack_unconfirmed(&self) -> Result<(), BrokerError> {
-        self.broker.check()?;
+        self.broker.check_connected()?;
         let sent = self.broker.client.publish(self.reply.clone(), "+ACK".into()).await;
         sent.map_err(|error| self.broker.unreachable(error))
     }
@@ -315,7 +311,7 @@ impl Delivery {
     /// ever that is. So it is not even tried without a connection: the client library would keep it
     /// until there is one again.
     async fn say(&self, word: String, patience: Duration) -> Result<(), BrokerError> {
-        self.broker.check()?;
+        self.broker.check_connected()?;
         let request = Request::new().payload(word.into()).timeout(Some(patience));
         // Boxed: it is large, and part of the future of each task that runs.
         let answer = Box::pin(self.broker.client.send_request(self.reply.clone(), request)).await;

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Acks that one answer confirms at most.
 const BATCH: usize = 1024;
 
+/// How long more of them are gathered for one answer: each costs the broker as much as a task.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// A task that is done.
 struct Done {
     task: Box<Delivery>,
@@ -61,7 +64,7 @@ impl Acks {
             sent_on: None,
             _token: self.unconfirmed.token(),
         };
-        let epoch = broker.link().borrow().epoch;
+        let epoch = broker.epoch();
         done.send(epoch).await;
         // Nobody listens any more only when the worker is at its end.
         let _ = self.sender.send(done);
@@ -88,6 +91,12 @@ impl Unconfirmed {
     pub async fn confirm(&mut self, worker: &Arc<Worker>) {
         let mut batch = Vec::new();
         while self.0.recv_many(&mut batch, BATCH).await > 0 {
+            time::sleep(GATHER).await;
+            while batch.len() < BATCH
+                && let Ok(done) = self.0.try_recv()
+            {
+                batch.push(done);
+            }
             confirm(worker, std::mem::take(&mut batch)).await;
         }
     }

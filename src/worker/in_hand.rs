@@ -4,7 +4,7 @@
 
 use crate::broker::Stored;
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,11 +23,10 @@ pub struct InHand(Arc<Mutex<Books>>);
 
 #[derive(Debug, Default)]
 struct Books {
+    /// In hand, or finished here and remembered.
     tasks: HashMap<Stored, Task>,
-    /// The latest at the end.
-    finished: VecDeque<(Stored, Box<str>)>,
-    /// The messages of those.
-    done: HashSet<Stored>,
+    /// The finished ones, the latest at the end.
+    finished: VecDeque<Stored>,
     cancelled: Vec<CancelledTask>,
 }
 
@@ -35,9 +34,35 @@ struct Books {
 struct Task {
     id: Box<str>,
     state: State,
-    cut: Option<oneshot::Sender<Cut>>,
-    /// Dropped with the task: tells those that wait for its end.
+    cut: CutOff,
+    /// Dropped with the task, or when it is finished: tells those that wait for its end.
     over: Vec<oneshot::Sender<()>>,
+}
+
+/// Whether a task is cut off.
+#[derive(Debug)]
+enum CutOff {
+    No,
+    /// Not yet, and it waits for it.
+    Awaited(oneshot::Sender<Cut>),
+    Yes(Cut),
+}
+
+impl Task {
+    /// Cuts it off, and says whether it was not before.
+    fn cut_off(&mut self, cut: Cut) -> bool {
+        match std::mem::replace(&mut self.cut, CutOff::Yes(cut)) {
+            CutOff::No => true,
+            CutOff::Awaited(sender) => {
+                let _ = sender.send(cut);
+                true
+            }
+            before @ CutOff::Yes(_) => {
+                self.cut = before;
+                false
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -56,7 +81,7 @@ pub enum State {
     Waiting,
     /// It runs, or its failure is being told to the broker.
     Running,
-    /// It is done, and the broker may not have heard so, or may have forgotten it.
+    /// It is done (or dead), and the broker may not have heard so, or may have forgotten it.
     Done,
 }
 
@@ -90,7 +115,8 @@ pub enum Found {
 pub struct Held {
     all: InHand,
     task: Stored,
-    cut: oneshot::Receiver<Cut>,
+    /// It is finished: it is remembered for longer than this lives.
+    finished: bool,
 }
 
 impl InHand {
@@ -100,23 +126,19 @@ impl InHand {
     /// How far it is, where it is in hand already.
     pub fn take(&self, task: Stored, id: &str) -> Result<Held, State> {
         let mut books = self.lock();
-        if books.done.contains(&task) {
-            return Err(State::Done);
-        }
         match books.tasks.entry(task) {
             Entry::Occupied(entry) => Err(entry.get().state),
             Entry::Vacant(entry) => {
-                let (cut_off, cut) = oneshot::channel();
                 entry.insert(Task {
                     id: id.into(),
                     state: State::Waiting,
-                    cut: Some(cut_off),
+                    cut: CutOff::No,
                     over: Vec::new(),
                 });
                 Ok(Held {
                     all: self.clone(),
                     task,
-                    cut,
+                    finished: false,
                 })
             }
         }
@@ -130,7 +152,7 @@ impl InHand {
             .iter_mut()
             .filter(|(stored, task)| stored.sequence > sequence && task.state != State::Done);
         forgotten
-            .filter_map(|(_, task)| task.cut.take()?.send(Cut::Forgotten).ok())
+            .filter_map(|(_, task)| task.cut_off(Cut::Forgotten).then_some(()))
             .count()
     }
 
@@ -152,9 +174,7 @@ impl InHand {
         if let Some(task) = running {
             let (over, wait) = oneshot::channel();
             task.over.push(over);
-            if let Some(cut) = task.cut.take() {
-                let _ = cut.send(Cut::Cancelled);
-            }
+            task.cut_off(Cut::Cancelled);
             return match task.state {
                 State::Waiting => Found::Waiting(wait),
                 State::Running | State::Done => Found::Running(wait),
@@ -173,8 +193,8 @@ impl InHand {
     /// Whether a task was finished here (done, or dead), as far as is remembered.
     pub fn is_finished(&self, id: &str) -> bool {
         let books = self.lock();
-        let done = |task: &Task| *task.id == *id && task.state == State::Done;
-        books.tasks.values().any(done) || books.finished.iter().any(|(_, finished)| **finished == *id)
+        let mut tasks = books.tasks.values();
+        tasks.any(|task| *task.id == *id && task.state == State::Done)
     }
 
     /// Whether a task was cancelled when its message was there already.
@@ -206,12 +226,25 @@ impl InHand {
 
 impl Held {
     /// Waits until it is to be cut off.
-    pub async fn cut(&mut self) -> Cut {
-        match (&mut self.cut).await {
-            Ok(cut) => cut,
-            // Its other end lives as long as this.
-            Err(_) => std::future::pending().await,
+    pub async fn cut(&self) -> Cut {
+        let cut = match self.all.lock().tasks.get_mut(&self.task) {
+            Some(Task {
+                cut: CutOff::Yes(cut), ..
+            }) => return *cut,
+            Some(task) => {
+                let (sender, receiver) = oneshot::channel();
+                task.cut = CutOff::Awaited(sender);
+                Some(receiver)
+            }
+            None => None,
+        };
+        if let Some(cut) = cut
+            && let Ok(cut) = cut.await
+        {
+            return cut;
         }
+        // The task is there for as long as this.
+        std::future::pending().await
     }
 
     /// It is done.
@@ -220,23 +253,28 @@ impl Held {
     }
 
     /// It is finished, and is remembered as such.
-    pub fn finished(self) {
+    pub fn finished(mut self) {
         let mut books = self.all.lock();
-        if let Some(task) = books.tasks.remove(&self.task) {
+        if let Some(task) = books.tasks.get_mut(&self.task) {
+            task.state = State::Done;
+            task.over.clear();
             if books.finished.len() >= FINISHED
-                && let Some((oldest, _)) = books.finished.pop_front()
+                && let Some(oldest) = books.finished.pop_front()
             {
-                books.done.remove(&oldest);
+                books.tasks.remove(&oldest);
             }
-            books.finished.push_back((self.task, task.id));
-            books.done.insert(self.task);
+            books.finished.push_back(self.task);
         }
+        drop(books);
+        self.finished = true;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.all.lock().tasks.remove(&self.task);
+        if !self.finished {
+            self.all.lock().tasks.remove(&self.task);
+        }
     }
 }
 
@@ -265,7 +303,7 @@ mod tests {
     #[test]
     fn only_what_the_broker_forgot_is_cut_off() {
         let all = InHand::default();
-        let mut held = all.take(TASK, "a").expect("it is not in hand");
+        let held = all.take(TASK, "a").expect("it is not in hand");
         assert_eq!(all.cut_off_after(7), 0);
         assert_eq!(held.cut().now_or_never(), None);
         assert_eq!(all.cut_off_after(6), 1);
@@ -280,7 +318,7 @@ mod tests {
         let held = all.take(TASK, "a").expect("it is not in hand");
         assert!(matches!(all.cancel("a", 7), Found::Waiting(_)));
         drop(held);
-        let mut held = all.take(TASK, "a").expect("it is not in hand");
+        let held = all.take(TASK, "a").expect("it is not in hand");
         all.started(TASK);
         let Found::Running(mut over) = all.cancel("a", 7) else {
             panic!("it runs");

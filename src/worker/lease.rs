@@ -2,7 +2,7 @@
 //! give the task to another worker.
 
 use super::watch::Known;
-use crate::broker::{Delivery, Link};
+use crate::broker::{Broker, Delivery};
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -37,20 +37,19 @@ impl Times {
 /// The lease on one delivered task.
 pub struct Lease<'a> {
     task: &'a Delivery,
-    known: watch::Receiver<Known>,
-    link: watch::Receiver<Link>,
+    known: &'a watch::Sender<Known>,
+    broker: &'a Broker,
     until: Mutex<Instant>,
 }
 
 impl<'a> Lease<'a> {
     /// The lease that came with `task`.
-    pub fn new(task: &'a Delivery, mut known: watch::Receiver<Known>, mut link: watch::Receiver<Link>) -> Self {
-        link.mark_unchanged();
-        let until = task.received() + Times::of(ack_wait(&mut known)).fence;
+    pub fn new(task: &'a Delivery, known: &'a watch::Sender<Known>, broker: &'a Broker) -> Self {
+        let until = task.received() + Times::of(ack_wait(&known.borrow())).fence;
         Self {
             task,
             known,
-            link,
+            broker,
             until: Mutex::new(until),
         }
     }
@@ -70,16 +69,23 @@ impl<'a> Lease<'a> {
     ///
     /// A task that is shorter than a third of `ackWait` costs one timer and no message.
     pub async fn lost(&self) {
-        let (mut known, mut link) = (self.known.clone(), self.link.clone());
+        // Boxed when it is first polled: a task that is over at once never does.
+        Box::pin(self.keep()).await;
+    }
+
+    async fn keep(&self) {
+        let (mut known, mut link) = (self.known.subscribe(), self.broker.link());
+        link.mark_unchanged();
         // The broker's clock starts anew when it handles a renewal, which is after it was sent.
         let mut held = self.task.received();
-        let mut ack_wait = ack_wait(&mut known);
+        let mut ack_wait = ack_wait(&known.borrow_and_update());
+        self.set(held + Times::of(ack_wait).fence);
         loop {
             let times = Times::of(ack_wait);
             tokio::select! {
                 () = time::sleep_until((held + times.renew).into()) => {}
                 Ok(()) = known.changed() => {
-                    let now = self::ack_wait(&mut known);
+                    let now = self::ack_wait(&known.borrow_and_update());
                     if now == ack_wait {
                         continue;
                     }
@@ -127,8 +133,7 @@ impl<'a> Lease<'a> {
     }
 }
 
-fn ack_wait(known: &mut watch::Receiver<Known>) -> Duration {
-    let known = known.borrow_and_update();
+fn ack_wait(known: &Known) -> Duration {
     // Without terms no task is asked for; this is for form's sake.
     known
         .terms

@@ -70,6 +70,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, watch as channel},
+    task::JoinSet,
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -106,10 +107,15 @@ impl Worker {
         self.known.borrow().terms.clone()
     }
 
+    /// Until when nothing new may start, where that is so.
+    fn is_paused(&self, known: &Known) -> Option<Timestamp> {
+        known.paused_until.filter(|until| self.now() < *until)
+    }
+
     /// Returns when nothing new may start, and until when.
     async fn paused(&self) -> Timestamp {
         let mut known = self.known.subscribe();
-        let paused = known.wait_for(|known| known.paused_until.is_some_and(|until| self.now() < until));
+        let paused = known.wait_for(|known| self.is_paused(known).is_some());
         let until = paused.await.ok().and_then(|known| known.paused_until);
         // The other end lives as long as this.
         until.unwrap_or(Timestamp::MAX)
@@ -188,13 +194,22 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         stopping: shutdown.clone(),
         hurry: CancellationToken::new(),
     });
-    tokio::select! {
-        () = watch::watch(&worker) => {}
-        () = worker.gate.keep() => {}
-        () = cancel::answer(worker.clone()) => {}
-        () = callback::serve(worker.clone()) => {}
-        () = unconfirmed.confirm(&worker) => {}
-        () = pull_loop::run(worker.clone(), readiness, shutdown) => {}
+    // Each in a task of its own: what wakes one up has not all of them look.
+    let mut services = JoinSet::new();
+    services.spawn(cancel::answer(worker.clone()));
+    services.spawn(callback::serve(worker.clone()));
+    services.spawn(pull_loop::run(worker.clone(), readiness, shutdown));
+    let shared = worker.clone();
+    services.spawn(async move { watch::watch(&shared).await });
+    let shared = worker.clone();
+    services.spawn(async move { shared.gate.keep().await });
+    let shared = worker.clone();
+    services.spawn(async move { unconfirmed.confirm(&shared).await });
+    // The pull loop ends when all is done; the others only by a fault.
+    let ended = services.join_next().await;
+    services.shutdown().await;
+    if let Some(Err(fault)) = ended {
+        anyhow::bail!("a fault in the worker: {fault}");
     }
 
     worker.rate.close().await;

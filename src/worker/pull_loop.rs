@@ -98,7 +98,9 @@ struct PullLoop {
 impl PullLoop {
     async fn run(mut self) {
         let mut stop_at = None;
+        let mut alarm = Box::pin(time::sleep_until(Instant::now().into()));
         loop {
+            self.timer(stop_at);
             self.look();
             self.withdraw_if_held().await;
             self.ask().await;
@@ -117,8 +119,14 @@ impl PullLoop {
                     return self.worker.hurry.cancel();
                 }
             }
-            let wake_up = self.wake_up(stop_at);
-            let mut event = tokio::select! {
+            // Left as it is where it rings too soon: to set it costs more than a turn for nothing.
+            let wake_up = self.wake_up(stop_at).into();
+            if alarm.is_elapsed() || wake_up < alarm.deadline() {
+                alarm.as_mut().reset(wake_up);
+            }
+            let event = tokio::select! {
+                // What else there is to know, each turn looks at anyway.
+                biased;
                 Some(ended) = self.tasks.join_next() => Event::Ended(ended),
                 Some(arrival) = next(&mut self.inbox) => Event::Arrived(arrival),
                 Ok(()) = self.known.changed() => Event::WakeUp,
@@ -126,35 +134,28 @@ impl PullLoop {
                 Ok(()) = self.handler.changed() => Event::WakeUp,
                 () = self.worker.rate.moved() => Event::WakeUp,
                 () = self.shutdown.cancelled(), if !stopping => Event::WakeUp,
-                () = time::sleep_until(wake_up.into()) => Event::WakeUp,
+                () = &mut alarm => Event::WakeUp,
             };
-            let now = Instant::now();
-            let since = self.heard;
-            if let Event::Arrived(arrival) = &mut event {
-                if let Arrival::Task(task) = arrival {
-                    task.may_have_come(since);
-                }
+            let (now, since) = (Instant::now(), self.heard);
+            if matches!(event, Event::Arrived(_)) {
                 self.heard = now;
             }
             if self.slots.expects() && now - since > silence::longest(self.ack_wait()) {
                 self.stood_still(since).await;
             }
             match event {
-                Event::Ended(ended) => {
-                    self.finished(&ended);
-                    // All that ended meanwhile: what they free is asked for at once, in one pull.
-                    while let Some(ended) = self.tasks.try_join_next() {
-                        self.finished(&ended);
-                    }
-                }
-                Event::Arrived(arrival) => {
-                    self.arrived(arrival);
-                    // What came with it, too: a turn of this loop costs more than a task.
-                    while let Some(arrival) = self.inbox.as_mut().and_then(PullInbox::next_now) {
-                        self.arrived(arrival);
-                    }
-                }
-                Event::WakeUp => self.timer(stop_at),
+                Event::Ended(ended) => self.finished(&ended),
+                Event::Arrived(arrival) => self.arrived(arrival, since),
+                Event::WakeUp => {}
+            }
+            // All that ended and came meanwhile: a turn of this loop costs more than a task, and what was freed
+            // is asked for in one pull.
+            while let Some(ended) = self.tasks.try_join_next() {
+                self.finished(&ended);
+            }
+            while let Some(arrival) = self.inbox.as_mut().and_then(PullInbox::next_now) {
+                self.heard = now;
+                self.arrived(arrival, since);
             }
         }
     }
@@ -277,9 +278,11 @@ impl PullLoop {
         }
     }
 
-    fn arrived(&mut self, arrival: Arrival) {
+    /// It may have come at any time since `since`.
+    fn arrived(&mut self, arrival: Arrival, since: Instant) {
         match arrival {
-            Arrival::Task(task) => {
+            Arrival::Task(mut task) => {
+                task.may_have_come(since);
                 self.backoff.reset();
                 self.start(task);
             }
@@ -345,6 +348,7 @@ impl PullLoop {
             .slots
             .expects()
             .then(|| self.heard + silence::longest(self.ack_wait()));
+        let stop_at = stop_at.filter(|stop_at| *stop_at > now);
         [self.slots.next_give_up(), refused, stop_at, silence]
             .into_iter()
             .flatten()

@@ -97,7 +97,7 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
         );
         return;
     };
-    let mut held = match worker.in_hand.take(task.stored(), id) {
+    let held = match worker.in_hand.take(task.stored(), id) {
         Ok(held) => held,
         Err(state) => {
             tracing::debug!(
@@ -112,7 +112,7 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
             return;
         }
     };
-    let lease = Lease::new(&task, worker.known.subscribe(), worker.broker.link());
+    let lease = Lease::new(&task, &worker.known, &worker.broker);
     let outcome = tokio::select! {
         // What is finished is finished, also when it was to be cut off at the same moment.
         biased;
@@ -217,22 +217,30 @@ async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -
         return Err(NoStart::Dead(death));
     }
     let in_time = || {
-        let terms = worker.terms();
-        let settings = terms.as_ref().map_or(&run.terms.settings, |terms| &terms.settings);
-        if history.has_expired(settings, worker.now()) {
+        let known = worker.known.borrow();
+        let terms = known.terms.as_deref().unwrap_or(run.terms);
+        let settings = &terms.settings;
+        if settings.expire().is_some() && history.has_expired(settings, worker.now()) {
             Err(NoStart::Dead(policy::expired(attempt, settings.expire())))
         } else {
             Ok(())
         }
     };
     in_time()?;
+    let put_off = |until| {
+        // The broker delivers nothing in a pause: perhaps it is over.
+        worker.look_again.notify_one();
+        Err(NoStart::PutOff(until))
+    };
+    if let Some(until) = worker.is_paused(&worker.known.borrow()) {
+        return put_off(until);
+    }
+    if turn.is_now() {
+        return Ok(());
+    }
     tokio::select! {
         biased;
-        until = worker.paused() => {
-            // The broker delivers nothing in a pause: perhaps it is over.
-            worker.look_again.notify_one();
-            Err(NoStart::PutOff(until))
-        }
+        until = worker.paused() => put_off(until),
         () = turn.start() => in_time(),
         () = worker.stopping.cancelled() => Err(NoStart::Stopping),
     }

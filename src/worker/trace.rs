@@ -72,7 +72,8 @@ impl Trace {
 impl<const BYTES: usize> Id<BYTES> {
     fn random() -> Self {
         loop {
-            let bytes = std::array::from_fn(|_| rand::random());
+            let mut bytes = [0; BYTES];
+            rand::fill(&mut bytes);
             if bytes != [0; BYTES] {
                 return Self(bytes);
             }

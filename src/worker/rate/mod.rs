@@ -194,6 +194,11 @@ impl RateGate {
 }
 
 impl Turn {
+    /// Whether the task need not wait, as the group has no rate.
+    pub fn is_now(&self) -> bool {
+        rate(&self.0.known.borrow()).is_none()
+    }
+
     /// Returns when the task may start. When this is dropped instead, its slot goes to another task.
     pub async fn start(self) {
         let begun = Instant::now();
