@@ -28,6 +28,6 @@ pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, Termination, events, terminations};
 pub use message::StoredMessage;
 pub use publish::Receipt;
-pub use pull::{Arrival, Delivery, PullEnd, PullInbox, Stored};
+pub use pull::{Acker, Arrival, Delivery, PullEnd, PullInbox, Stored};
 pub use question::Question;
 pub use relay::{CallbackAnswer, HandedOn};

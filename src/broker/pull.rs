@@ -10,7 +10,10 @@ use async_nats::{Message, Request, Subject, Subscriber, client::RequestErrorKind
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
-use std::time::{Duration, Instant};
+use std::{
+    ops::Deref,
+    time::{Duration, Instant},
+};
 
 /// Asks the server to end a subscription while the client library still hands over what is on its
 /// way. The library's own ways to unsubscribe drop such messages, and each would wait out `ackWait`.
@@ -188,12 +191,17 @@ fn pull_end(code: u16, description: &str) -> Option<PullEnd> {
 
 /// One delivery of one task. Until it is acknowledged, it counts against the group's limit.
 pub struct Delivery {
-    broker: Broker,
     message: Message,
-    reply: Subject,
+    acker: Acker,
     delivered: u32,
     stored: Stored,
     received: Instant,
+}
+
+/// What a delivery is acknowledged with. Small, where the task itself may be large.
+pub struct Acker {
+    broker: Broker,
+    reply: Subject,
 }
 
 /// Which message of a stream this is. Also when the stream was deleted and made again, and counts anew.
@@ -219,13 +227,15 @@ impl Stored {
 }
 
 impl Delivery {
-    fn new(broker: &Broker, message: Message) -> Option<Self> {
-        let reply = message.reply.clone()?;
+    fn new(broker: &Broker, mut message: Message) -> Option<Self> {
+        let reply = message.reply.take()?;
         let (delivered, stored) = read_reply(&reply)?;
         Some(Self {
-            broker: broker.clone(),
             message,
-            reply,
+            acker: Acker {
+                broker: broker.clone(),
+                reply,
+            },
             delivered,
             stored,
             received: Instant::now(),
@@ -277,8 +287,23 @@ impl Delivery {
         self.received = self.received.min(since);
     }
 
+    /// All that is needed to acknowledge it.
+    pub fn into_acker(self) -> Acker {
+        self.acker
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Acker;
+
+    fn deref(&self) -> &Acker {
+        &self.acker
+    }
+}
+
+impl Acker {
     /// The task is done: the server removes it. Returns when the word is on its way; that a later one to
-    /// the same consumer is confirmed ([`Delivery::ack`]) means that this one was heard, as the
+    /// the same consumer is confirmed ([`Acker::ack`]) means that this one was heard, as the
     /// connection and the consumer keep the order.
     pub async fn ack_unconfirmed(&self) -> Result<(), BrokerError> {
         self.broker.check_connected()?;
@@ -327,18 +352,19 @@ impl Delivery {
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>`, or with a
 /// domain and an account before the stream (ADR-15).
 fn read_reply(reply: &str) -> Option<(u32, Stored)> {
-    let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-    let first = match tokens.len() {
+    let tokens = reply.strip_prefix("$JS.ACK.")?;
+    let first = match tokens.split('.').count() {
         7 => 2,
         9.. => 4,
         _ => return None,
     };
-    let number = |offset: usize| tokens.get(first + offset)?.parse::<u64>().ok();
-    let stored = Stored {
-        sequence: number(1)?,
-        at: number(3)?,
-    };
-    Some((number(0)?.try_into().ok()?, stored))
+    let mut numbers = tokens.split('.').skip(first).map(str::parse::<u64>);
+    let mut number = || numbers.next()?.ok();
+    let delivered = number()?.try_into().ok()?;
+    let sequence = number()?;
+    let _of_the_consumer = number()?;
+    let at = number()?;
+    Some((delivered, Stored { sequence, at }))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! only while its lease lasts: later, the word would take the slot from the task's new owner.
 
 use super::{Worker, in_hand::Held};
-use crate::broker::{Broker, Delivery};
+use crate::broker::{Acker, BrokerError};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// A task that is done.
 struct Done {
-    task: Box<Delivery>,
+    acker: Acker,
     held: Held,
     /// Until when it may be acked.
     until: Instant,
@@ -54,20 +54,17 @@ pub fn channel() -> (Acks, Unconfirmed) {
 }
 
 impl Acks {
-    /// Acks `task`, whose lease is held until `until`. Returns when the word is on its way.
-    pub async fn done(&self, broker: &Broker, task: Box<Delivery>, held: Held, until: Instant) {
-        held.done();
-        let mut done = Done {
-            task,
+    /// Sees to it that the broker knows that a task is done, whose lease is held until `until`, and whose ack
+    /// was sent on the connection `sent` or could not be sent.
+    pub fn confirm(&self, acker: Acker, held: Held, until: Instant, sent: Result<u64, BrokerError>) {
+        // Nobody listens any more only when the worker is at its end.
+        let _ = self.sender.send(Done {
+            acker,
             held,
             until,
-            sent_on: None,
+            sent_on: sent.inspect_err(not_sent).ok(),
             _token: self.unconfirmed.token(),
-        };
-        let epoch = broker.epoch();
-        done.send(epoch).await;
-        // Nobody listens any more only when the worker is at its end.
-        let _ = self.sender.send(done);
+        });
     }
 
     /// Returns when all are confirmed, or given up. To be called when no more come.
@@ -79,11 +76,15 @@ impl Acks {
 
 impl Done {
     async fn send(&mut self, epoch: u64) {
-        match self.task.ack_unconfirmed().await {
-            Ok(()) => self.sent_on = Some(epoch),
-            Err(error) => tracing::debug!(%error, "an ack could not be sent; trying again"),
+        let sent = self.acker.ack_unconfirmed().await;
+        if sent.inspect_err(not_sent).is_ok() {
+            self.sent_on = Some(epoch);
         }
     }
+}
+
+fn not_sent(error: &BrokerError) {
+    tracing::debug!(%error, "an ack could not be sent; trying again");
 }
 
 impl Unconfirmed {
@@ -116,7 +117,7 @@ async fn confirm(worker: &Arc<Worker>, mut batch: Vec<Done>) {
             done.send(epoch).await;
         }
         let Some(last) = held.last() else { return };
-        let heard = time::timeout_at(last.until.into(), last.task.ack(PATIENCE)).await;
+        let heard = time::timeout_at(last.until.into(), last.acker.ack(PATIENCE)).await;
         if matches!(heard, Ok(Ok(()))) && link.borrow().epoch == epoch {
             for done in held {
                 done.held.finished();
@@ -139,7 +140,7 @@ async fn confirm(worker: &Arc<Worker>, mut batch: Vec<Done>) {
 fn give_up(worker: &Arc<Worker>, done: Done) {
     worker.metrics.acks_unconfirmed.inc();
     tracing::warn!(
-        subject = done.task.subject(),
+        call_id = done.held.id(),
         "a task is done, but the broker did not confirm that it heard so: it may run again"
     );
     let ack_wait = worker.terms().map_or(Duration::ZERO, |terms| terms.ack_wait);

@@ -27,7 +27,6 @@ pub async fn make(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
     } else {
         policy::MAX_ERROR
     };
-    worker.in_hand.started(task.stored());
     let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
     let trace = Trace::of(&headers);
     let trace_id = trace.id();

@@ -24,15 +24,22 @@ pub struct InHand(Arc<Mutex<Books>>);
 #[derive(Debug, Default)]
 struct Books {
     /// In hand, or finished here and remembered.
-    tasks: HashMap<Stored, Task>,
+    tasks: HashMap<Stored, Arc<Task>>,
     /// The finished ones, the latest at the end.
     finished: VecDeque<Stored>,
     cancelled: Vec<CancelledTask>,
 }
 
+/// Has a lock of its own, so that most of what becomes of a task does not wait for others. Taken after that of the
+/// books, where both are needed.
 #[derive(Debug)]
 struct Task {
     id: Box<str>,
+    life: Mutex<Life>,
+}
+
+#[derive(Debug)]
+struct Life {
     state: State,
     cut: CutOff,
     /// Dropped with the task, or when it is finished: tells those that wait for its end.
@@ -46,23 +53,6 @@ enum CutOff {
     /// Not yet, and it waits for it.
     Awaited(oneshot::Sender<Cut>),
     Yes(Cut),
-}
-
-impl Task {
-    /// Cuts it off, and says whether it was not before.
-    fn cut_off(&mut self, cut: Cut) -> bool {
-        match std::mem::replace(&mut self.cut, CutOff::Yes(cut)) {
-            CutOff::No => true,
-            CutOff::Awaited(sender) => {
-                let _ = sender.send(cut);
-                true
-            }
-            before @ CutOff::Yes(_) => {
-                self.cut = before;
-                false
-            }
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -114,8 +104,10 @@ pub enum Found {
 #[must_use]
 pub struct Held {
     all: InHand,
-    task: Stored,
-    /// It is finished: it is remembered for longer than this lives.
+    stored: Stored,
+    task: Arc<Task>,
+    cancelled: bool,
+    /// It is remembered for longer than this lives.
     finished: bool,
 }
 
@@ -124,41 +116,33 @@ impl InHand {
     ///
     /// # Errors
     /// How far it is, where it is in hand already.
-    pub fn take(&self, task: Stored, id: &str) -> Result<Held, State> {
-        let mut books = self.lock();
-        match books.tasks.entry(task) {
-            Entry::Occupied(entry) => Err(entry.get().state),
-            Entry::Vacant(entry) => {
-                entry.insert(Task {
-                    id: id.into(),
-                    state: State::Waiting,
-                    cut: CutOff::No,
-                    over: Vec::new(),
-                });
-                Ok(Held {
-                    all: self.clone(),
-                    task,
-                    finished: false,
-                })
-            }
-        }
+    pub fn take(&self, stored: Stored, id: &str) -> Result<Held, State> {
+        let mut books = lock(&self.0);
+        let task = match books.tasks.entry(stored) {
+            Entry::Occupied(entry) => return Err(entry.get().state()),
+            Entry::Vacant(entry) => entry.insert(Task::new(id)).clone(),
+        };
+        let cancelled = books.is_cancelled(id, stored.sequence);
+        drop(books);
+        Ok(Held {
+            all: self.clone(),
+            stored,
+            task,
+            cancelled,
+            finished: false,
+        })
     }
 
     /// Cuts those off that run and whose message comes after number `sequence`; says how many.
     pub fn cut_off_after(&self, sequence: u64) -> usize {
-        let mut books = self.lock();
-        let forgotten = books
-            .tasks
-            .iter_mut()
-            .filter(|(stored, task)| stored.sequence > sequence && task.state != State::Done);
-        forgotten
-            .filter_map(|(_, task)| task.cut_off(Cut::Forgotten).then_some(()))
-            .count()
+        let books = lock(&self.0);
+        let tasks = books.tasks.iter().filter(|(stored, _)| stored.sequence > sequence);
+        tasks.filter(|(_, task)| task.cut_off(Cut::Forgotten)).count()
     }
 
     /// Cuts a task off, and remembers not to start it where its message has at most the number `up_to`.
     pub fn cancel(&self, id: &str, up_to: u64) -> Found {
-        let mut books = self.lock();
+        let mut books = lock(&self.0);
         books.cancelled.retain(|task| task.at.elapsed() < CANCELLED);
         let removed = books.cancelled.iter().any(|task| task.met && *task.id == *id);
         books.cancelled.push(CancelledTask {
@@ -167,115 +151,160 @@ impl InHand {
             at: Instant::now(),
             met: false,
         });
-        let running = books
-            .tasks
-            .values_mut()
-            .find(|task| *task.id == *id && task.state != State::Done);
-        if let Some(task) = running {
-            let (over, wait) = oneshot::channel();
-            task.over.push(over);
-            task.cut_off(Cut::Cancelled);
-            return match task.state {
-                State::Waiting => Found::Waiting(wait),
-                State::Running | State::Done => Found::Running(wait),
-            };
-        }
+        let mut tasks = books.tasks.values().filter(|task| *task.id == *id);
+        let found = tasks.find_map(|task| task.cancel());
+        let finished = books.is_finished(id);
         drop(books);
-        if removed {
-            Found::Removed
-        } else if self.is_finished(id) {
-            Found::Finished
-        } else {
-            Found::Nothing
+        match found {
+            Some(found) => found,
+            None if removed => Found::Removed,
+            None if finished => Found::Finished,
+            None => Found::Nothing,
         }
     }
 
     /// Whether a task was finished here (done, or dead), as far as is remembered.
     pub fn is_finished(&self, id: &str) -> bool {
-        let books = self.lock();
-        let mut tasks = books.tasks.values();
-        tasks.any(|task| *task.id == *id && task.state == State::Done)
+        lock(&self.0).is_finished(id)
+    }
+}
+
+impl Books {
+    fn is_finished(&self, id: &str) -> bool {
+        let mut tasks = self.tasks.values();
+        tasks.any(|task| *task.id == *id && task.state() == State::Done)
     }
 
     /// Whether a task was cancelled when its message was there already.
-    pub fn is_cancelled(&self, id: &str, sequence: u64) -> bool {
-        let mut books = self.lock();
-        let mut cancelled = books.cancelled.iter_mut();
+    fn is_cancelled(&mut self, id: &str, sequence: u64) -> bool {
+        let mut cancelled = self.cancelled.iter_mut();
         let found = cancelled.find(|task| sequence <= task.up_to && *task.id == *id && task.at.elapsed() < CANCELLED);
         found.is_some_and(|task| {
             task.met = true;
             true
         })
     }
+}
 
-    /// A task in hand starts now.
-    pub fn started(&self, task: Stored) {
-        self.set(task, State::Running);
+impl Task {
+    fn new(id: &str) -> Arc<Self> {
+        Arc::new(Self {
+            id: id.into(),
+            life: Mutex::new(Life {
+                state: State::Waiting,
+                cut: CutOff::No,
+                over: Vec::new(),
+            }),
+        })
     }
 
-    fn set(&self, task: Stored, state: State) {
-        if let Some(task) = self.lock().tasks.get_mut(&task) {
-            task.state = state;
+    fn state(&self) -> State {
+        lock(&self.life).state
+    }
+
+    /// Cuts it off, and says whether there was something to cut off.
+    fn cut_off(&self, cut: Cut) -> bool {
+        lock(&self.life).cut_off(cut)
+    }
+
+    /// Cuts it off, unless it is done.
+    fn cancel(&self) -> Option<Found> {
+        let mut life = lock(&self.life);
+        life.cut_off(Cut::Cancelled);
+        let (over, wait) = oneshot::channel();
+        let found = match life.state {
+            State::Waiting => Found::Waiting(wait),
+            State::Running => Found::Running(wait),
+            State::Done => return None,
+        };
+        life.over.push(over);
+        Some(found)
+    }
+}
+
+impl Life {
+    fn cut_off(&mut self, cut: Cut) -> bool {
+        if self.state == State::Done || matches!(self.cut, CutOff::Yes(_)) {
+            return false;
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        if let CutOff::Awaited(sender) = std::mem::replace(&mut self.cut, CutOff::Yes(cut)) {
+            let _ = sender.send(cut);
+        }
+        true
     }
 }
 
 impl Held {
+    /// Id of the task.
+    pub fn id(&self) -> &str {
+        &self.task.id
+    }
+
+    /// Whether somebody cancelled it before it came.
+    pub fn was_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    /// It starts now; `false` where it was cut off before.
+    pub fn start(&self) -> bool {
+        let mut life = lock(&self.task.life);
+        if matches!(life.cut, CutOff::Yes(_)) {
+            return false;
+        }
+        life.state = State::Running;
+        true
+    }
+
     /// Waits until it is to be cut off.
     pub async fn cut(&self) -> Cut {
-        let cut = match self.all.lock().tasks.get_mut(&self.task) {
-            Some(Task {
-                cut: CutOff::Yes(cut), ..
-            }) => return *cut,
-            Some(task) => {
-                let (sender, receiver) = oneshot::channel();
-                task.cut = CutOff::Awaited(sender);
-                Some(receiver)
+        let cut = {
+            let mut life = lock(&self.task.life);
+            if let CutOff::Yes(cut) = life.cut {
+                return cut;
             }
-            None => None,
+            let (sender, cut) = oneshot::channel();
+            life.cut = CutOff::Awaited(sender);
+            cut
         };
-        if let Some(cut) = cut
-            && let Ok(cut) = cut.await
-        {
-            return cut;
+        match cut.await {
+            Ok(cut) => cut,
+            // Its other end lives as long as this.
+            Err(_) => std::future::pending().await,
         }
-        // The task is there for as long as this.
-        std::future::pending().await
     }
 
     /// It is done.
     pub fn done(&self) {
-        self.all.set(self.task, State::Done);
+        lock(&self.task.life).state = State::Done;
     }
 
     /// It is finished, and is remembered as such.
     pub fn finished(mut self) {
-        let mut books = self.all.lock();
-        if let Some(task) = books.tasks.get_mut(&self.task) {
-            task.state = State::Done;
-            task.over.clear();
-            if books.finished.len() >= FINISHED
-                && let Some(oldest) = books.finished.pop_front()
-            {
-                books.tasks.remove(&oldest);
-            }
-            books.finished.push_back(self.task);
-        }
-        drop(books);
         self.finished = true;
+        let mut books = lock(&self.all.0);
+        if books.finished.len() >= FINISHED
+            && let Some(oldest) = books.finished.pop_front()
+        {
+            books.tasks.remove(&oldest);
+        }
+        books.finished.push_back(self.stored);
+        drop(books);
+        let mut life = lock(&self.task.life);
+        life.state = State::Done;
+        life.over.clear();
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.finished {
-            self.all.lock().tasks.remove(&self.task);
+            lock(&self.all.0).tasks.remove(&self.stored);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -290,7 +319,7 @@ mod tests {
         let all = InHand::default();
         let held = all.take(TASK, "a").expect("it is not in hand");
         assert_eq!(all.take(TASK, "a").err(), Some(State::Waiting));
-        all.started(TASK);
+        assert!(held.start());
         assert_eq!(all.take(TASK, "a").err(), Some(State::Running));
         held.done();
         assert_eq!(all.take(TASK, "a").err(), Some(State::Done));
@@ -318,26 +347,31 @@ mod tests {
         let held = all.take(TASK, "a").expect("it is not in hand");
         assert!(matches!(all.cancel("a", 7), Found::Waiting(_)));
         drop(held);
-        let held = all.take(TASK, "a").expect("it is not in hand");
-        all.started(TASK);
-        let Found::Running(mut over) = all.cancel("a", 7) else {
+        let later = Stored { sequence: 8, ..TASK };
+        let held = all.take(later, "a").expect("it is not in hand");
+        assert!(held.start());
+        let Found::Running(mut over) = all.cancel("a", 8) else {
             panic!("it runs");
         };
         assert_eq!(held.cut().now_or_never(), Some(Cut::Cancelled));
         assert!(matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
         held.finished();
         assert!(matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
-        assert!(matches!(all.cancel("a", 7), Found::Finished));
-        assert_eq!(all.take(TASK, "a").err(), Some(State::Done), "it is not run again");
+        assert!(matches!(all.cancel("a", 8), Found::Finished));
+        assert_eq!(all.take(later, "a").err(), Some(State::Done), "it is not run again");
     }
 
     #[test]
     fn a_cancelled_task_is_not_started_but_a_later_one_of_its_id_is() {
         let all = InHand::default();
         let _nothing = all.cancel("a", 7);
-        assert!(all.is_cancelled("a", 7));
-        assert!(!all.is_cancelled("a", 8));
-        assert!(!all.is_cancelled("b", 7));
+        let was_cancelled = |sequence, id| {
+            let held = all.take(Stored { sequence, ..TASK }, id).expect("it is not in hand");
+            held.was_cancelled()
+        };
+        assert!(was_cancelled(7, "a"));
+        assert!(!was_cancelled(8, "a"));
+        assert!(!was_cancelled(7, "b"));
         assert!(matches!(all.cancel("a", 7), Found::Removed));
         assert!(matches!(all.cancel("b", 7), Found::Nothing));
     }

@@ -3,7 +3,7 @@
 //! `pull_loop` asks for tasks and starts each as a `run_task`, which has the `handler` (`http`, by a
 //! `client`, or `exec`) make an `attempt`, keeps the `lease` meanwhile and does what `policy` says with the result: `acks` for
 //! what is done, a `handover` for what is tried again (`history`) or `dead`, a `closing` of the whole group,
-//! a `callback` to whoever asked for one. `slots` counts what may be asked for, `in_hand` what runs, `watch`
+//! a `callback` to whoever asked for one. `slots` counts what may be asked for, `in_hand` what runs, `ended` what no longer does, `watch`
 //! keeps the settings up to date, `gate` knows whether the handler is there, `rate` lets tasks start as the
 //! group's rate allows by the server's `clock`, `cancel` answers who cancels a task, `drained` is for the
 //! handler's shutdown hook. `slots`, `policy`, `history`, `trace` and `retry_after` are pure.
@@ -18,6 +18,7 @@ mod clock;
 mod closing;
 mod dead;
 mod drained;
+mod ended;
 mod exec;
 mod gate;
 mod handler;
@@ -44,6 +45,7 @@ use self::{
     callback::Callbacks,
     clock::Clock,
     drained::Drained,
+    ended::Ended,
     gate::Gate,
     handler::Handler,
     in_hand::InHand,
@@ -91,6 +93,7 @@ struct Worker {
     look_again: Arc<Notify>,
     metrics: Metrics,
     in_hand: InHand,
+    ended: Ended,
     acks: Acks,
     callbacks: Callbacks,
     rate: RateGate,
@@ -187,6 +190,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
         look_again: Arc::default(),
         metrics,
         in_hand: InHand::default(),
+        ended: Ended::default(),
         acks,
         callbacks: Callbacks::default(),
         rate,

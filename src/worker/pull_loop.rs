@@ -15,11 +15,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::watch,
-    task::{JoinError, JoinSet},
-    time,
-};
+use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 /// How long beyond the time of one attempt the running tasks may take to end after SIGTERM: to store a
@@ -52,7 +48,6 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
         readiness,
         shutdown,
         slots: Slots::default(),
-        tasks: JoinSet::new(),
         inbox: None,
         epoch: 0,
         server: None,
@@ -66,11 +61,9 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
 }
 
 enum Event {
-    /// A task is over.
-    Ended(Result<(), JoinError>),
     /// Something came.
     Arrived(Arrival),
-    /// Something changed, or it is time to look.
+    /// Tasks are over, something changed, or it is time to look.
     WakeUp,
 }
 
@@ -82,7 +75,6 @@ struct PullLoop {
     link: watch::Receiver<Link>,
     handler: watch::Receiver<Option<String>>,
     slots: Slots,
-    tasks: JoinSet<()>,
     inbox: Option<PullInbox>,
     epoch: u64,
     /// The server that we are connected to.
@@ -102,13 +94,14 @@ impl PullLoop {
         loop {
             self.timer(stop_at);
             self.look();
+            self.slots.finished(self.worker.ended.take());
             self.withdraw_if_held().await;
             self.ask().await;
             self.show();
             let stopping = self.shutdown.is_cancelled();
             if stopping {
                 let stop_at = *stop_at.get_or_insert_with(|| Instant::now() + self.longest_attempt() + WIND_UP);
-                if self.tasks.is_empty() {
+                if self.slots.running() == 0 {
                     // What is done is not run again if the broker is heard to know it. A callback that is
                     // not made by then is made by another worker.
                     let settled = async {
@@ -116,7 +109,7 @@ impl PullLoop {
                         self.worker.callbacks.finished().await;
                     };
                     let _ = time::timeout_at(stop_at.into(), settled).await;
-                    return self.worker.hurry.cancel();
+                    return;
                 }
             }
             // Left as it is where it rings too soon: to set it costs more than a turn for nothing.
@@ -127,7 +120,7 @@ impl PullLoop {
             let event = tokio::select! {
                 // What else there is to know, each turn looks at anyway.
                 biased;
-                Some(ended) = self.tasks.join_next() => Event::Ended(ended),
+                () = self.worker.ended.some() => Event::WakeUp,
                 Some(arrival) = next(&mut self.inbox) => Event::Arrived(arrival),
                 Ok(()) = self.known.changed() => Event::WakeUp,
                 Ok(()) = self.link.changed() => Event::WakeUp,
@@ -143,16 +136,10 @@ impl PullLoop {
             if self.slots.expects() && now - since > silence::longest(self.ack_wait()) {
                 self.stood_still(since).await;
             }
-            match event {
-                Event::Ended(ended) => self.finished(&ended),
-                Event::Arrived(arrival) => self.arrived(arrival, since),
-                Event::WakeUp => {}
+            if let Event::Arrived(arrival) = event {
+                self.arrived(arrival, since);
             }
-            // All that ended and came meanwhile: a turn of this loop costs more than a task, and what was freed
-            // is asked for in one pull.
-            while let Some(ended) = self.tasks.try_join_next() {
-                self.finished(&ended);
-            }
+            // All that came meanwhile: a turn of this loop costs more than a task.
             while let Some(arrival) = self.inbox.as_mut().and_then(PullInbox::next_now) {
                 self.heard = now;
                 self.arrived(arrival, since);
@@ -309,15 +296,10 @@ impl PullLoop {
         self.slots.started();
         let worker = self.worker.clone();
         let turn = worker.rate.line_up();
-        self.tasks
-            .spawn(async move { run_task::run(&worker, task, turn).await });
-    }
-
-    fn finished(&mut self, ended: &Result<(), JoinError>) {
-        self.slots.finished();
-        if let Err(error) = ended {
-            tracing::error!(%error, "a task ended by a fault in the worker: it is delivered again after ackWait");
-        }
+        tokio::spawn(async move {
+            let _slot = worker.ended.at_end();
+            run_task::run(&worker, task, turn).await;
+        });
     }
 
     fn show(&self) {
@@ -364,6 +346,13 @@ impl PullLoop {
         if stop_at.is_some_and(|stop_at| now >= stop_at) {
             self.worker.hurry.cancel();
         }
+    }
+}
+
+impl Drop for PullLoop {
+    /// Whoever drops the worker without having it stop does not leave its tasks behind.
+    fn drop(&mut self) {
+        self.worker.hurry.cancel();
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     closing, dead,
     handover::{self, HandOver},
     history::{self, History},
-    in_hand::{Cut, State},
+    in_hand::{Cut, Held, State},
     lease::Lease,
     metrics::Reason,
     policy::{self, Death, Verdict},
@@ -73,6 +73,8 @@ pub struct Run<'a> {
     pub task: &'a Delivery,
     /// Its id.
     pub id: &'a str,
+    /// That it is in hand.
+    pub held: &'a Held,
     /// Its lease.
     pub lease: &'a Lease<'a>,
     /// What the group's workers keep to.
@@ -116,19 +118,23 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
     let outcome = tokio::select! {
         // What is finished is finished, also when it was to be cut off at the same moment.
         biased;
-        outcome = work(worker, &task, id, &lease, turn) => outcome,
+        outcome = work(worker, &task, id, &held, &lease, turn) => outcome,
         cut = held.cut() => cut_off(&task, id, cut).await,
         () = lease.lost() => lost(worker, &task, id),
         () = worker.hurry.cancelled() => {
             tracing::warn!(call_id = id, "not finished before this worker has to stop: the attempt is cut off");
-            Box::pin(hand_back(worker, &task, id, &lease)).await
+            Box::pin(hand_back(worker, &task, id, &held, &lease)).await
         }
     };
     worker.metrics.task(outcome.as_str());
     match outcome {
         Outcome::Done => {
             let until = lease.until();
-            worker.acks.done(&worker.broker, task, held, until).await;
+            held.done();
+            let epoch = worker.broker.epoch();
+            let acker = task.into_acker();
+            let sent = acker.ack_unconfirmed().await;
+            worker.acks.confirm(acker, held, until, sent.map(|()| epoch));
         }
         Outcome::DeadLettered | Outcome::Dropped => held.finished(),
         _ => {}
@@ -137,7 +143,7 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
 
 /// All that is done with a task while its lease is held. What most tasks never come to is boxed: each of
 /// thousands of tasks takes the room of the largest that is not.
-async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, turn: Turn) -> Outcome {
+async fn work(worker: &Worker, task: &Delivery, id: &str, held: &Held, lease: &Lease<'_>, turn: Turn) -> Outcome {
     if !lease.is_held() {
         return lost(worker, task, id);
     }
@@ -151,6 +157,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
         worker,
         task,
         id,
+        held,
         lease,
         terms: &terms,
     };
@@ -175,6 +182,10 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             // What changed while it waited holds for what starts now.
             let terms = worker.terms().unwrap_or(terms.clone());
             let run = Run { terms: &terms, ..run };
+            if !held.start() {
+                // Whoever cut it off is heard by `run`.
+                return std::future::pending().await;
+            }
             let (verdict, end) = attempt::make(&run, attempt).await;
             if !lease.is_held() {
                 return lost(worker, task, id);
@@ -185,7 +196,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>, tur
             return Box::pin(settle(&run, &history, attempt, verdict, &end)).await;
         }
         Err(NoStart::Cancelled) => return cancelled(task, id).await,
-        Err(NoStart::Stopping) => return Box::pin(hand_back(worker, task, id, lease)).await,
+        Err(NoStart::Stopping) => return Box::pin(hand_back(worker, task, id, held, lease)).await,
         Err(NoStart::PutOff(until)) => return Box::pin(put_off(&run, &history, attempt, until)).await,
         Err(NoStart::Dead(death)) => Verdict::Dead(death),
     };
@@ -209,8 +220,8 @@ enum NoStart {
 
 /// Returns when the attempt may start.
 async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -> Result<(), NoStart> {
-    let Run { worker, task, id, .. } = *run;
-    if worker.in_hand.is_cancelled(id, task.stored().sequence) {
+    let worker = run.worker;
+    if run.held.was_cancelled() {
         return Err(NoStart::Cancelled);
     }
     if let Some(death) = policy::already_dead(attempt, run.terms.settings.max_attempts) {
@@ -238,12 +249,15 @@ async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -
     if turn.is_now() {
         return Ok(());
     }
-    tokio::select! {
-        biased;
-        until = worker.paused() => put_off(until),
-        () = turn.start() => in_time(),
-        () = worker.stopping.cancelled() => Err(NoStart::Stopping),
-    }
+    let wait = async {
+        tokio::select! {
+            biased;
+            until = worker.paused() => put_off(until),
+            () = turn.start() => in_time(),
+            () = worker.stopping.cancelled() => Err(NoStart::Stopping),
+        }
+    };
+    Box::pin(wait).await
 }
 
 /// Tells the broker what became of the task.
@@ -356,7 +370,7 @@ fn lost(worker: &Worker, task: &Delivery, id: &str) -> Outcome {
 }
 
 /// A task that this worker can't run or finish, as it stops, goes to another with the attempts that it had.
-async fn hand_back(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>) -> Outcome {
+async fn hand_back(worker: &Worker, task: &Delivery, id: &str, held: &Held, lease: &Lease<'_>) -> Outcome {
     let history = History::of(task);
     let before = history.attempts.saturating_add(task.delivered()).saturating_sub(1);
     let handed_over = async {
@@ -365,6 +379,7 @@ async fn hand_back(worker: &Worker, task: &Delivery, id: &str, lease: &Lease<'_>
             worker,
             task,
             id,
+            held,
             lease,
             terms: &terms,
         };

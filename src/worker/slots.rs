@@ -88,9 +88,9 @@ impl Slots {
         self.settle(1);
     }
 
-    /// A task is over and gives its slot back.
-    pub fn finished(&mut self) {
-        self.running = self.running.saturating_sub(1);
+    /// So many tasks are over and give their slots back.
+    pub fn finished(&mut self, tasks: u32) {
+        self.running = self.running.saturating_sub(tasks);
     }
 
     /// No more tasks come for a pull; the server had `left` of them to go, where it says so.
@@ -167,7 +167,7 @@ mod tests {
                 ),
                 AsksNothing => assert_eq!(slots.ask(now, room), None, "{place}"),
                 Starts(count) => (0..*count).for_each(|_| slots.started()),
-                Finishes(count) => (0..*count).for_each(|_| slots.finished()),
+                Finishes(count) => slots.finished(*count),
                 Ends(pull, left) => slots.ended(*pull, *left),
                 Void => slots.void(),
                 GivesUp(count) => assert_eq!(slots.give_up(now + EXPIRES + GRACE), *count, "{place}"),
