@@ -43,9 +43,9 @@ pub struct Lease<'a> {
 }
 
 impl<'a> Lease<'a> {
-    /// The lease that came with `task`.
-    pub fn new(task: &'a Delivery, known: &'a watch::Sender<Known>, broker: &'a Broker) -> Self {
-        let until = task.received() + Times::of(ack_wait(&known.borrow())).fence;
+    /// The lease that came with `task`, as long as `ack_wait`.
+    pub fn new(task: &'a Delivery, ack_wait: Duration, known: &'a watch::Sender<Known>, broker: &'a Broker) -> Self {
+        let until = task.received() + Times::of(ack_wait).fence;
         Self {
             task,
             known,

@@ -3,7 +3,7 @@
 use super::{
     Worker,
     backoff::Backoff,
-    run_task, silence,
+    rate, run_task, silence,
     slots::{EXPIRES, Slots},
     watch::Known,
 };
@@ -53,6 +53,7 @@ pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: Cancellati
         server: None,
         heard: Instant::now(),
         hold: None,
+        has_rate: false,
         not_before: Instant::now(),
         backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
     }
@@ -82,6 +83,7 @@ struct PullLoop {
     /// When anything came last, or was asked for when nothing was to come. What comes next was sent later.
     heard: Instant,
     hold: Option<Hold>,
+    has_rate: bool,
     /// After a refusal: when to ask again.
     not_before: Instant,
     backoff: Backoff,
@@ -120,7 +122,8 @@ impl PullLoop {
             let event = tokio::select! {
                 // What else there is to know, each turn looks at anyway.
                 biased;
-                () = self.worker.ended.some() => Event::WakeUp,
+                // What was freed is of no use while nothing can be asked for.
+                () = self.worker.ended.some(), if stopping || self.slots.may_ask() => Event::WakeUp,
                 Some(arrival) = next(&mut self.inbox) => Event::Arrived(arrival),
                 Ok(()) = self.known.changed() => Event::WakeUp,
                 Ok(()) = self.link.changed() => Event::WakeUp,
@@ -176,6 +179,7 @@ impl PullLoop {
             self.server = server;
         }
         let known = self.known.borrow_and_update();
+        self.has_rate = rate::of(&known).is_some();
         if let Some(terms) = &known.terms {
             // More than the group's limit will never come.
             self.slots
@@ -295,7 +299,7 @@ impl PullLoop {
     fn start(&mut self, task: Box<Delivery>) {
         self.slots.started();
         let worker = self.worker.clone();
-        let turn = worker.rate.line_up();
+        let turn = self.has_rate.then(|| worker.rate.line_up());
         tokio::spawn(async move {
             let _slot = worker.ended.at_end();
             run_task::run(&worker, task, turn).await;
@@ -303,7 +307,6 @@ impl PullLoop {
     }
 
     fn show(&self) {
-        self.worker.metrics.in_flight.set(i64::from(self.slots.running()));
         self.worker.metrics.slots.set(i64::from(self.slots.capacity()));
         self.worker.rate.show();
     }

@@ -10,12 +10,12 @@ use super::{
     lease::Lease,
     metrics::Reason,
     policy::{self, Death, Verdict},
-    rate::Turn,
-    watch::Terms,
+    rate::{self, Turn},
+    watch::{Known, Terms},
 };
 use crate::broker::Delivery;
 use jiff::Timestamp;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time;
 
 /// How long one answer of the broker is waited for, with the task's slot. It usually takes less than a
@@ -90,12 +90,19 @@ impl Run<'_> {
 
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
 /// then the broker gives the task to another worker.
-pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
+pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Option<Turn>) {
     let Some(id) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
             subject = task.subject(),
             "a task with a foreign subject; it stays in the queue"
+        );
+        return;
+    };
+    let Some(terms) = worker.terms() else {
+        tracing::error!(
+            call_id = id,
+            "a task came before the group's settings; it comes again after ackWait"
         );
         return;
     };
@@ -114,16 +121,24 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
             return;
         }
     };
-    let lease = Lease::new(&task, &worker.known, &worker.broker);
+    let lease = Lease::new(&task, terms.ack_wait, &worker.known, &worker.broker);
+    let run = Run {
+        worker,
+        task: &task,
+        id,
+        held: &held,
+        lease: &lease,
+        terms: &terms,
+    };
     let outcome = tokio::select! {
         // What is finished is finished, also when it was to be cut off at the same moment.
         biased;
-        outcome = work(worker, &task, id, &held, &lease, turn) => outcome,
+        outcome = work(&run, turn) => outcome,
         cut = held.cut() => cut_off(&task, id, cut).await,
         () = lease.lost() => lost(worker, &task, id),
         () = worker.hurry.cancelled() => {
             tracing::warn!(call_id = id, "not finished before this worker has to stop: the attempt is cut off");
-            Box::pin(hand_back(worker, &task, id, &held, &lease)).await
+            Box::pin(hand_back(&run)).await
         }
     };
     worker.metrics.task(outcome.as_str());
@@ -143,46 +158,41 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Turn) {
 
 /// All that is done with a task while its lease is held. What most tasks never come to is boxed: each of
 /// thousands of tasks takes the room of the largest that is not.
-async fn work(worker: &Worker, task: &Delivery, id: &str, held: &Held, lease: &Lease<'_>, turn: Turn) -> Outcome {
+async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
+    let Run {
+        worker,
+        task,
+        id,
+        lease,
+        ..
+    } = *run;
     if !lease.is_held() {
         return lost(worker, task, id);
     }
     let history = History::of(task);
     let attempt = history.attempts.saturating_add(task.delivered());
-    let Some(terms) = worker.terms() else {
-        // Without terms no task was asked for.
-        return Outcome::Lost;
-    };
-    let run = Run {
-        worker,
-        task,
-        id,
-        held,
-        lease,
-        terms: &terms,
-    };
     if task.delivered() > 1 {
-        match Box::pin(handover::was_handed_over(&run)).await {
+        match Box::pin(handover::was_handed_over(run)).await {
             Some(true) => {
                 tracing::info!(
                     call_id = id,
                     "the task went on elsewhere before it came here again; not run"
                 );
-                return leave(&run, Outcome::GoneOn).await;
+                return leave(run, Outcome::GoneOn).await;
             }
             Some(false) => {}
             None => return lost(worker, task, id),
         }
     }
-    if history.is_continued() && !Box::pin(handover::remove_predecessors(&run)).await {
+    if history.is_continued() && !Box::pin(handover::remove_predecessors(run)).await {
         return lost(worker, task, id);
     }
-    let verdict = match may_start(&run, &history, attempt, turn).await {
-        Ok(()) => {
+    let verdict = match may_start(run, &history, attempt, turn).await {
+        Ok(changed) => {
             // What changed while it waited holds for what starts now.
-            let terms = worker.terms().unwrap_or(terms.clone());
-            let run = Run { terms: &terms, ..run };
-            if !held.start() {
+            let terms = changed.as_deref().unwrap_or(run.terms);
+            let run = Run { terms, ..*run };
+            if !run.held.start() {
                 // Whoever cut it off is heard by `run`.
                 return std::future::pending().await;
             }
@@ -196,8 +206,8 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, held: &Held, lease: &L
             return Box::pin(settle(&run, &history, attempt, verdict, &end)).await;
         }
         Err(NoStart::Cancelled) => return cancelled(task, id).await,
-        Err(NoStart::Stopping) => return Box::pin(hand_back(worker, task, id, held, lease)).await,
-        Err(NoStart::PutOff(until)) => return Box::pin(put_off(&run, &history, attempt, until)).await,
+        Err(NoStart::Stopping) => return Box::pin(hand_back(run)).await,
+        Err(NoStart::PutOff(until)) => return Box::pin(put_off(run, &history, attempt, until)).await,
         Err(NoStart::Dead(death)) => Verdict::Dead(death),
     };
     // No handler had a say: its callback says so.
@@ -205,7 +215,7 @@ async fn work(worker: &Worker, task: &Delivery, id: &str, held: &Held, lease: &L
         status: 500,
         ..End::default()
     };
-    Box::pin(settle(&run, &history, attempt, verdict, &end)).await
+    Box::pin(settle(run, &history, attempt, verdict, &end)).await
 }
 
 /// Why a task is not started.
@@ -218,8 +228,13 @@ enum NoStart {
     Dead(Death),
 }
 
-/// Returns when the attempt may start.
-async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -> Result<(), NoStart> {
+/// Returns when the attempt may start, with the terms that it starts by if they are others than before.
+async fn may_start(
+    run: &Run<'_>,
+    history: &History,
+    attempt: u32,
+    turn: Option<Turn>,
+) -> Result<Option<Arc<Terms>>, NoStart> {
     let worker = run.worker;
     if run.held.was_cancelled() {
         return Err(NoStart::Cancelled);
@@ -227,37 +242,45 @@ async fn may_start(run: &Run<'_>, history: &History, attempt: u32, turn: Turn) -
     if let Some(death) = policy::already_dead(attempt, run.terms.settings.max_attempts) {
         return Err(NoStart::Dead(death));
     }
-    let in_time = || {
+    {
         let known = worker.known.borrow();
-        let terms = known.terms.as_deref().unwrap_or(run.terms);
-        let settings = &terms.settings;
-        if settings.expire().is_some() && history.has_expired(settings, worker.now()) {
-            Err(NoStart::Dead(policy::expired(attempt, settings.expire())))
-        } else {
-            Ok(())
+        let changed = in_time(run, history, attempt, &known)?;
+        if let Some(until) = worker.is_paused(&known) {
+            return Err(paused(worker, until));
         }
-    };
-    in_time()?;
-    let put_off = |until| {
-        // The broker delivers nothing in a pause: perhaps it is over.
-        worker.look_again.notify_one();
-        Err(NoStart::PutOff(until))
-    };
-    if let Some(until) = worker.is_paused(&worker.known.borrow()) {
-        return put_off(until);
-    }
-    if turn.is_now() {
-        return Ok(());
+        if rate::of(&known).is_none() {
+            return Ok(changed);
+        }
     }
     let wait = async {
+        let turn = turn.unwrap_or_else(|| worker.rate.line_up());
         tokio::select! {
             biased;
-            until = worker.paused() => put_off(until),
-            () = turn.start() => in_time(),
+            until = worker.paused() => Err(paused(worker, until)),
+            () = turn.start() => in_time(run, history, attempt, &worker.known.borrow()),
             () = worker.stopping.cancelled() => Err(NoStart::Stopping),
         }
     };
     Box::pin(wait).await
+}
+
+/// Whether the task has not expired by what is `known` now; the terms if they changed.
+fn in_time(run: &Run<'_>, history: &History, attempt: u32, known: &Known) -> Result<Option<Arc<Terms>>, NoStart> {
+    let changed = known
+        .terms
+        .as_ref()
+        .filter(|terms| !std::ptr::eq(Arc::as_ptr(terms), run.terms));
+    let settings = &changed.map_or(run.terms, Arc::as_ref).settings;
+    if settings.expire().is_some() && history.has_expired(settings, run.worker.now()) {
+        return Err(NoStart::Dead(policy::expired(attempt, settings.expire())));
+    }
+    Ok(changed.cloned())
+}
+
+fn paused(worker: &Worker, until: Timestamp) -> NoStart {
+    // The broker delivers nothing in a pause: perhaps it is over.
+    worker.look_again.notify_one();
+    NoStart::PutOff(until)
 }
 
 /// Tells the broker what became of the task.
@@ -370,21 +393,19 @@ fn lost(worker: &Worker, task: &Delivery, id: &str) -> Outcome {
 }
 
 /// A task that this worker can't run or finish, as it stops, goes to another with the attempts that it had.
-async fn hand_back(worker: &Worker, task: &Delivery, id: &str, held: &Held, lease: &Lease<'_>) -> Outcome {
+async fn hand_back(run: &Run<'_>) -> Outcome {
+    let Run {
+        worker,
+        task,
+        id,
+        lease,
+        ..
+    } = *run;
     let history = History::of(task);
     let before = history.attempts.saturating_add(task.delivered()).saturating_sub(1);
     let handed_over = async {
-        let terms = worker.terms()?;
-        let run = Run {
-            worker,
-            task,
-            id,
-            held,
-            lease,
-            terms: &terms,
-        };
-        let handed_over = handover::delay(&run, &history, before, worker.now()).await;
-        (handed_over == HandOver::Stored).then_some(leave(&run, Outcome::HandedBack).await)
+        let handed_over = handover::delay(run, &history, before, worker.now()).await;
+        (handed_over == HandOver::Stored).then_some(leave(run, Outcome::HandedBack).await)
     };
     let told = match time::timeout(2 * PATIENCE, handed_over).await {
         Ok(Some(_)) => true,

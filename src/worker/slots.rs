@@ -61,12 +61,17 @@ impl Slots {
         !self.pulls.is_empty()
     }
 
+    /// Whether one more pull may be under way.
+    pub fn may_ask(&self) -> bool {
+        self.pulls.len() < MAX_PULLS
+    }
+
     /// What to ask the server for now, where only `room` more tasks may come at present.
     pub fn ask(&mut self, now: Instant, room: u32) -> Option<Ask> {
         let asked: u32 = self.pulls.iter().map(|pull| pull.left).sum();
         let free = self.capacity.saturating_sub(self.running + asked);
         let batch = free.min(room.saturating_sub(asked));
-        if batch == 0 || self.pulls.len() >= MAX_PULLS {
+        if batch == 0 || !self.may_ask() {
             return None;
         }
         self.last_id += 1;

@@ -134,7 +134,7 @@ impl RateGate {
         }))
     }
 
-    /// The turn of a task that was delivered just now.
+    /// The turn of a task that was delivered just now, in a group with a rate.
     pub fn line_up(&self) -> Turn {
         self.0.waiting.fetch_add(1, SeqCst);
         Turn(self.0.clone())
@@ -142,7 +142,7 @@ impl RateGate {
 
     /// How many tasks may be taken in hand, or be on their way, to wait for their start.
     pub fn room(&self) -> u32 {
-        let Some(rate) = rate(&self.0.known.borrow()) else {
+        let Some(rate) = of(&self.0.known.borrow()) else {
             return u32::MAX;
         };
         let ahead = pace::ahead(rate);
@@ -158,7 +158,7 @@ impl RateGate {
 
     /// Brings the metrics up to date.
     pub fn show(&self) {
-        let rate = rate(&self.0.known.borrow());
+        let rate = of(&self.0.known.borrow());
         let saved_up = rate.map_or(0, |rate| {
             Pace::of(rate).saved_up(self.0.memory().shared.as_ref(), self.0.now())
         });
@@ -169,7 +169,7 @@ impl RateGate {
     /// these starts are wasted.
     pub async fn close(&self) {
         let gate = &self.0;
-        let Some(rate) = rate(&gate.known.borrow()) else {
+        let Some(rate) = of(&gate.known.borrow()) else {
             return;
         };
         let pace = Pace::of(rate);
@@ -194,17 +194,12 @@ impl RateGate {
 }
 
 impl Turn {
-    /// Whether the task need not wait, as the group has no rate.
-    pub fn is_now(&self) -> bool {
-        rate(&self.0.known.borrow()).is_none()
-    }
-
     /// Returns when the task may start. When this is dropped instead, its slot goes to another task.
     pub async fn start(self) {
         let begun = Instant::now();
         let mut known = self.0.known.clone();
         loop {
-            let now = rate(&known.borrow_and_update());
+            let now = of(&known.borrow_and_update());
             let Some(rate) = now else {
                 return;
             };
@@ -222,10 +217,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, SeqCst);
-        // Without a rate there is always room: the pull loop need not wake up for each task.
-        if rate(&self.0.known.borrow()).is_some() {
-            self.0.moved.notify_one();
-        }
+        self.0.moved.notify_one();
     }
 }
 
@@ -408,14 +400,15 @@ impl Drop for Counted<'_> {
     }
 }
 
-fn rate(known: &Known) -> Option<Rate> {
+/// The group's rate, if it has one.
+pub fn of(known: &Known) -> Option<Rate> {
     known.terms.as_ref()?.settings.rate
 }
 
 /// Returns when the rate is another one than `before`.
 async fn changed(known: &mut watch::Receiver<Known>, before: Rate) {
     // The sender lives as long as the worker; without it nothing changes any more.
-    if known.wait_for(|known| rate(known) != Some(before)).await.is_err() {
+    if known.wait_for(|known| of(known) != Some(before)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
