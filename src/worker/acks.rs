@@ -1,17 +1,18 @@
 //! Tells the broker which tasks are done, without a slot waiting for its answer.
 //!
-//! An ack is sent when the task ends, and its slot is free. That it was heard is confirmed for many at
-//! once: the connection and the consumer keep the order, so an answer to the last ack is one to all
-//! before it. Until then the task stays in hand, and is acked once more after a lost connection; but
+//! A task's slot is free when the task is done, and its ack is sent together with those that are done at the same
+//! moment: in one write, where each by itself would cost as much as a task. That they were heard is confirmed for many
+//! at once: the connection and the consumer keep the order, so an answer to the last ack is one to all
+//! before it. Until then a task stays in hand, and is acked once more after a lost connection; but
 //! only while its lease lasts: later, the word would take the slot from the task's new owner.
 
 use super::{Worker, in_hand::Held};
-use crate::broker::{Acker, BrokerError};
+use crate::broker::Acker;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc, time};
+use tokio::{sync::mpsc, task, time};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// How long the answer to one ack is waited for.
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Acks that one answer confirms at most.
 const BATCH: usize = 1024;
 
-/// How long more of them are gathered for one answer: each costs the broker as much as a task.
+/// How long acks are gathered for one answer: each costs the broker as much as a task.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// A task that is done.
@@ -29,7 +30,7 @@ struct Done {
     held: Held,
     /// Until when it may be acked.
     until: Instant,
-    /// The connection that its ack was sent on, if it was.
+    /// The connection that its ack was sent on, once it was.
     sent_on: Option<u64>,
     _token: TaskTrackerToken,
 }
@@ -40,29 +41,29 @@ pub struct Acks {
     unconfirmed: TaskTracker,
 }
 
-/// What they wait in until they are confirmed.
-pub struct Unconfirmed(mpsc::UnboundedReceiver<Done>);
+/// What they wait in until they are acked.
+pub struct Unsent(mpsc::UnboundedReceiver<Done>);
 
 /// Both ends.
-pub fn channel() -> (Acks, Unconfirmed) {
+pub fn channel() -> (Acks, Unsent) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let acks = Acks {
         sender,
         unconfirmed: TaskTracker::new(),
     };
-    (acks, Unconfirmed(receiver))
+    (acks, Unsent(receiver))
 }
 
 impl Acks {
-    /// Sees to it that the broker knows that a task is done, whose lease is held until `until`, and whose ack
-    /// was sent on the connection `sent` or could not be sent.
-    pub fn confirm(&self, acker: Acker, held: Held, until: Instant, sent: Result<u64, BrokerError>) {
+    /// Has the broker know that a task is done, whose lease is held until `until`.
+    pub fn done(&self, acker: Acker, held: Held, until: Instant) {
+        held.done();
         // Nobody listens any more only when the worker is at its end.
         let _ = self.sender.send(Done {
             acker,
             held,
             until,
-            sent_on: sent.inspect_err(not_sent).ok(),
+            sent_on: None,
             _token: self.unconfirmed.token(),
         });
     }
@@ -76,40 +77,55 @@ impl Acks {
 
 impl Done {
     async fn send(&mut self, epoch: u64) {
-        let sent = self.acker.ack_unconfirmed().await;
-        if sent.inspect_err(not_sent).is_ok() {
-            self.sent_on = Some(epoch);
+        match self.acker.ack_unconfirmed().await {
+            Ok(()) => self.sent_on = Some(epoch),
+            Err(error) => tracing::debug!(%error, "an ack could not be sent; trying again"),
         }
     }
 }
 
-fn not_sent(error: &BrokerError) {
-    tracing::debug!(%error, "an ack could not be sent; trying again");
-}
-
-impl Unconfirmed {
-    /// Has all acks confirmed, for as long as it is polled.
-    pub async fn confirm(&mut self, worker: &Arc<Worker>) {
-        let mut batch = Vec::new();
-        while self.0.recv_many(&mut batch, BATCH).await > 0 {
-            time::sleep(GATHER).await;
-            while batch.len() < BATCH
-                && let Ok(done) = self.0.try_recv()
-            {
-                batch.push(done);
+impl Unsent {
+    /// Sends all acks and has them confirmed, for as long as it is polled.
+    pub async fn send(&mut self, worker: &Arc<Worker>) {
+        let (mut done, mut sent) = (Vec::new(), Vec::new());
+        let mut confirm_at = None;
+        loop {
+            match confirm_at {
+                None if self.0.recv_many(&mut done, BATCH).await == 0 => return,
+                None => {}
+                Some(at) => {
+                    // Whether more came or it is time is looked at below.
+                    let _ = time::timeout_at(at, self.0.recv_many(&mut done, BATCH)).await;
+                }
             }
-            confirm(worker, std::mem::take(&mut batch)).await;
+            // All tasks that are about to end have their turn first.
+            task::yield_now().await;
+            while let Ok(more) = self.0.try_recv() {
+                done.push(more);
+            }
+            let (now, epoch) = (time::Instant::now(), worker.broker.epoch());
+            for mut done in done.drain(..) {
+                if now.into_std() < done.until {
+                    done.send(epoch).await;
+                }
+                sent.push(done);
+            }
+            let at = *confirm_at.get_or_insert(now + GATHER);
+            if now >= at || sent.len() >= BATCH {
+                confirm_at = None;
+                tokio::spawn(confirm(worker.clone(), std::mem::take(&mut sent)));
+            }
         }
     }
 }
 
-async fn confirm(worker: &Arc<Worker>, mut batch: Vec<Done>) {
+async fn confirm(worker: Arc<Worker>, mut batch: Vec<Done>) {
     let mut link = worker.broker.link();
     loop {
         let now = Instant::now();
         let (mut held, lapsed): (Vec<_>, Vec<_>) = batch.into_iter().partition(|done| now < done.until);
         for done in lapsed {
-            give_up(worker, done);
+            give_up(&worker, done);
         }
         // Those whose ack may be lost with its connection.
         let epoch = link.borrow_and_update().epoch;

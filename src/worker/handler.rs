@@ -4,7 +4,7 @@ use super::{exec::ExecHandler, gate::Gate, http::HttpHandler, policy::AttemptRes
 use crate::cli::HandlerArgs;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, task::Poll};
 use tokio::time;
 
 /// One attempt of one task, as a handler gets it.
@@ -80,7 +80,14 @@ impl Handler {
             Self::Http(handler) => time::timeout(limit, Box::pin(handler.call(attempt))).await,
             // Sees to the limit itself, as it waits for the end of what it kills then.
             Self::Exec(handler) => return Box::pin(handler.call(attempt)).await,
-            Self::InProcess(handler) => time::timeout(limit, handler(attempt)).await,
+            Self::InProcess(handler) => {
+                let mut call = handler(attempt);
+                // One that is over at once needs no timer.
+                match futures::poll!(&mut call) {
+                    Poll::Ready(result) => Ok(result),
+                    Poll::Pending => time::timeout(limit, call).await,
+                }
+            }
         };
         result.unwrap_or(AttemptResult::TimedOut)
     }

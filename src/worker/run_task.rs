@@ -145,11 +145,7 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Option<Turn>) {
     match outcome {
         Outcome::Done => {
             let until = lease.until();
-            held.done();
-            let epoch = worker.broker.epoch();
-            let acker = task.into_acker();
-            let sent = acker.ack_unconfirmed().await;
-            worker.acks.confirm(acker, held, until, sent.map(|()| epoch));
+            worker.acks.done(task.into_acker(), held, until);
         }
         Outcome::DeadLettered | Outcome::Dropped => held.finished(),
         _ => {}
