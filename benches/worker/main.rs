@@ -266,6 +266,7 @@ async fn measure_cost(bed: &Bed, handler: &Handler, effort: Effort) -> Vec<Metri
     // Long enough for all that an idle worker does: pulls are renewed every 10 s, settings read every 30 s.
     let cpu = ours::cpu_percent(&workers, Duration::from_secs(60) / effort.less).await;
     let idle: Vec<_> = workers.iter().map(ours::Own::memory).collect();
+    let own: Vec<_> = workers.iter().map(ours::Own::own_memory).collect();
     println!("  idle: {idle:.1?} MB, {cpu:.2?} % of a core");
     let mut full = Vec::new();
     for (group, worker) in groups.into_iter().zip(workers) {
@@ -279,6 +280,11 @@ async fn measure_cost(bed: &Bed, handler: &Handler, effort: Effort) -> Vec<Metri
     println!("  with {IN_FLIGHT} tasks in flight: {full:.1?} MB");
     vec![
         Metric::new("memory of an idle worker", "MB", median(&idle)).at_most(10.0),
+        Metric::new(
+            "of it not the program's file, shared by all workers",
+            "MB",
+            median(&own),
+        ),
         Metric::new(
             format!("memory of a worker with {IN_FLIGHT} HTTP tasks in flight"),
             "MB",

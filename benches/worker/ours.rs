@@ -106,11 +106,20 @@ impl Own {
 
     /// Its resident memory in MB (10^6 bytes).
     pub fn memory(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    /// The part of that which is its own: the rest is the program's file, which all workers of a node share.
+    pub fn own_memory(&self) -> f64 {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, field: &str) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))
             .unwrap_or_else(|_| panic!("{}", self.process.last_words()));
         let kibibytes: f64 = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"))
             .and_then(|number| number.parse().ok())
             .expect("/proc tells the resident memory");
         kibibytes * 1024.0 / 1e6

@@ -9,6 +9,8 @@ pub const TRACEPARENT: &str = "traceparent";
 /// Name of the header with what tracing systems add to it.
 pub const TRACESTATE: &str = "tracestate";
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// The place of one attempt in a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
@@ -18,7 +20,7 @@ pub struct Trace {
     state: Option<String>,
 }
 
-/// An id as its bytes; never all zero.
+/// An id as its bytes, at most 16; never all zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id<const BYTES: usize>([u8; BYTES]);
 
@@ -95,7 +97,13 @@ impl<const BYTES: usize> Id<BYTES> {
 
 impl<const BYTES: usize> fmt::Display for Id<BYTES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // Not by a format for each byte: an id is written for each attempt.
+        let mut text = [0; 32];
+        for (digits, byte) in text.chunks_mut(2).zip(self.0) {
+            digits[0] = DIGITS[usize::from(byte >> 4)];
+            digits[1] = DIGITS[usize::from(byte & 0xf)];
+        }
+        f.write_str(std::str::from_utf8(&text[..2 * BYTES]).map_err(|_| fmt::Error)?)
     }
 }
 
