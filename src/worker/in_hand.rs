@@ -346,6 +346,7 @@ mod tests {
         assert!(matches!(all.cancel("a", 0), Found::Nothing));
         let held = all.take(TASK, "a").expect("it is not in hand");
         assert!(matches!(all.cancel("a", 7), Found::Waiting(_)));
+        assert!(!held.start(), "who was told that it waited must not see it run");
         drop(held);
         let later = Stored { sequence: 8, ..TASK };
         let held = all.take(later, "a").expect("it is not in hand");
