@@ -183,8 +183,9 @@ async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerE
 /// Has the workers cut the task off, and not start what they may get of it up to message `up_to`.
 async fn ask_workers(ctx: &Context, queue: &Queue, id: &str, up_to: u64) -> Result<Vec<State>, BrokerError> {
     let question = json!({"id": id, "upTo": up_to}).to_string();
-    // At least one: pods that are being stopped are not counted, and may run it.
-    let expected = ready_workers(ctx, queue).max(1);
+    // At least one: pods that are being stopped are not counted, and may run it. Where nothing is known yet (this
+    // operator has just started), whoever answers in time counts.
+    let expected = workers(ctx, queue).map_or(usize::MAX, |workers| workers.max(1));
     let enough = |answers: &[Bytes]| answers.len() >= expected || states(answers).contains(&State::Running);
     let answers = ctx.broker.ask_workers(queue, question.into(), PATIENCE, enough).await?;
     Ok(states(&answers))
@@ -199,13 +200,13 @@ fn states(answers: &[Bytes]) -> Vec<State> {
     answers.iter().filter_map(read).map(|answer| answer.state).collect()
 }
 
-fn ready_workers(ctx: &Context, queue: &Queue) -> usize {
-    ctx.groups
-        .find(|group| validate::queue(group) == *queue)
-        .and_then(|group| observe::deployment(ctx, &group))
-        .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
-        .and_then(|ready| usize::try_from(ready).ok())
-        .unwrap_or(0)
+/// How many workers the queue has, ready or not: one may run tasks before the kubelet has found it ready. `None`
+/// where that is not known.
+fn workers(ctx: &Context, queue: &Queue) -> Option<usize> {
+    let group = ctx.groups.find(|group| validate::queue(group) == *queue)?;
+    let deployment = observe::deployment(ctx, &group)?;
+    let pods = deployment.status.as_ref()?.replicas.unwrap_or(0);
+    usize::try_from(pods).ok()
 }
 
 #[cfg(test)]

@@ -26,6 +26,16 @@ impl Bed {
         queue: &str,
         state: &'static str,
     ) -> tokio::sync::mpsc::UnboundedReceiver<(Value, u64)> {
+        self.worker_says_after(Duration::ZERO, queue, state).await
+    }
+
+    /// The same, by a worker that takes so long.
+    async fn worker_says_after(
+        &self,
+        delay: Duration,
+        queue: &str,
+        state: &'static str,
+    ) -> tokio::sync::mpsc::UnboundedReceiver<(Value, u64)> {
         let client = self.nats.client().await;
         let subject = format!("worker-cancel.{}.{queue}", self.namespace);
         let mut questions = client.subscribe(subject).await.unwrap();
@@ -35,8 +45,9 @@ impl Bed {
         let (sender, asked) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(question) = questions.next().await {
-                let info = jetstream.get_stream(&stream).await.unwrap();
-                let queued = info.cached_info().state.messages;
+                let info = jetstream.get_stream(&stream).await;
+                let queued = info.map_or(0, |info| info.cached_info().state.messages);
+                tokio::time::sleep(delay).await;
                 let text = serde_json::from_slice(&question.payload).unwrap();
                 let _ = sender.send((text, queued));
                 let answer = json!({"state": state}).to_string();
@@ -96,6 +107,18 @@ async fn tasks_that_were_handed_out_before_a_cancelled_one_come_again_when_their
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_workers_are_heard_that_answer_while_it_is_not_known_how_many_there_are() {
+    let bed = Bed::new().await;
+    // An operator that has just started knows as little of a queue as of one without a TaskGroup.
+    let mut asked = bed.worker_says("unheard-of", "none").await;
+    let _late = bed
+        .worker_says_after(Duration::from_millis(100), "unheard-of", "queued")
+        .await;
+    assert_eq!(bed.cancel("unheard-of", "1").await, "queued");
+    assert!(asked.recv().await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_task_is_cut_off_before_its_slot_is_freed() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;
@@ -124,7 +147,7 @@ async fn a_task_that_ended_is_finished() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_ready_workers_are_heard() {
+async fn all_workers_are_heard() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2, "workers": {"maxInflightPerPod": 1}}))
         .await;
