@@ -155,20 +155,10 @@ async fn all_workers_are_heard() {
     bed.until_condition("acme", "WorkersReady", "True").await;
     bed.nats.publish(&bed.subject("acme", "1"), "").await;
     let _one = bed.worker_says("acme", "none").await;
-    // The other takes its time.
-    let client = bed.nats.client().await;
-    let subject = format!("worker-cancel.{}.acme", bed.namespace);
-    let mut questions = client.subscribe(subject).await.unwrap();
-    client.flush().await.unwrap();
-    let other = tokio::spawn(async move {
-        let question = questions.next().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let answer = json!({"state": "running"}).to_string();
-        client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
-        client.flush().await.unwrap();
-    });
+    let _other = bed
+        .worker_says_after(Duration::from_millis(100), "acme", "running")
+        .await;
     assert_eq!(bed.cancel("acme", "1").await, "running");
-    other.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
