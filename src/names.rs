@@ -17,6 +17,9 @@ pub const DEAD_SUBJECTS: &str = "dead.>";
 /// Stream that keeps the tasks in back-off, and the callbacks to be tried again, of all groups.
 pub const DELAY_STREAM: &str = "TASKGROUP_DELAY";
 
+/// Last token of the subjects of fences ([`Queue::fence`]); elsewhere, a number is there.
+const FENCE: &str = "fence";
+
 /// All subjects of [`DELAY_STREAM`]: what waits, and what is due.
 pub const DELAY_SUBJECTS: [&str; 4] = ["delay.>", "due.>", "callback.>", "callback-due.>"];
 
@@ -147,6 +150,16 @@ impl Queue {
     /// Where a task is whose back-off is over, until the relay has put it into its queue.
     pub fn due(&self, id: &str, sequence: u64) -> String {
         self.shared("due", id, sequence)
+    }
+
+    /// What keeps out a hand-over of a task that comes too late, and where that ends (`delay`, `due`).
+    pub fn fence(&self, kind: &str, id: &str, sequence: u64) -> String {
+        format!("{}.{FENCE}", self.shared(kind, id, sequence))
+    }
+
+    /// Whether a subject is that of such a fence.
+    pub fn is_fence(subject: &str) -> bool {
+        subject.rsplit_once('.').is_some_and(|(_, last)| last == FENCE)
     }
 
     /// Where a callback waits until it is tried again.

@@ -5,7 +5,8 @@
 //! It goes `delay` → `due` → its queue again (by the operator's relay), and is in at least one place at
 //! any time: so looking in this order can't miss it. Once back, the worker that gets it removes what it
 //! came from before it runs it: so a message that is still there, with nothing that continues it, was
-//! not handed over.
+//! not handed over. Nor will it be by a worker that had it before: a fence keeps out what that one sent and
+//! what arrives only now.
 
 use super::{backoff::Backoff, history::History, run_task::Run};
 use crate::{
@@ -40,7 +41,7 @@ pub async fn delay(run: &Run<'_>, history: &History, attempts: u32, at: Timestam
     for (name, value) in [
         ("Nats-Schedule", format!("@at {at}")),
         ("Nats-Schedule-Target", worker.queue.due(id, sequence)),
-        ("Nats-Msg-Id", run.origin()),
+        ("Nats-Msg-Id", delivery(run, task.delivered())),
     ] {
         headers.push((name.to_owned(), value));
     }
@@ -61,8 +62,9 @@ pub async fn store(
     let mut last_error = String::new();
     while run.lease.is_held() {
         match worker.broker.store(subject, headers, payload.clone()).await {
-            // A duplicate is what this worker, or one before it, stored without hearing so.
-            Ok(Receipt::Stored | Receipt::Duplicate) => return HandOver::Stored,
+            // A duplicate is what this worker stored without hearing so; or it came too late, behind a fence.
+            Ok(Receipt::Stored | Receipt::Duplicate) if run.lease.is_held() => return HandOver::Stored,
+            Ok(_) => return HandOver::Lost,
             Err(error) if error.is(code::TOO_LARGE) || error.is(code::MESSAGE_TOO_LARGE) => {
                 tracing::warn!(call_id = id, %error, "the task can't be handed over to {stream}");
                 return HandOver::TooLarge;
@@ -85,17 +87,57 @@ pub async fn store(
     HandOver::Lost
 }
 
-/// Whether the task went on elsewhere already, and only its ack was lost. `None` when the lease was lost
-/// before that could be told.
+/// What tells the hand-over of one delivery of the task from all others.
+fn delivery(run: &Run<'_>, number: u32) -> String {
+    format!("{}:{number}", run.origin())
+}
+
+/// Whether the task went on elsewhere already, and only its ack was lost. If not, it does not do so any more by a
+/// worker that had it before. `None` when the lease was lost before that could be told.
 pub async fn was_handed_over(run: &Run<'_>) -> Option<bool> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     while run.lease.is_held() {
-        if let Some(found) = answer(run, look(run)).await {
+        if let Some(found) = answer(run, look_and_fence(run)).await {
             return Some(found);
         }
         time::sleep(backoff.next()).await;
     }
     None
+}
+
+async fn look_and_fence(run: &Run<'_>) -> Result<bool, BrokerError> {
+    if look(run).await? {
+        return Ok(true);
+    }
+    fence(run).await?;
+    // What came between the look and the fence.
+    look(run).await
+}
+
+/// Keeps out what the holders of earlier deliveries may have sent and a connection that stood still may yet let
+/// through: the stream drops a message whose id it knows. The fence leaves by itself if this worker dies here.
+async fn fence(run: &Run<'_>) -> Result<(), BrokerError> {
+    let Run { worker, task, id, .. } = *run;
+    let (queue, sequence) = (&worker.queue, task.stored().sequence);
+    let subject = queue.fence("delay", id, sequence);
+    let at = worker.now().checked_add(PATIENCE).unwrap_or(Timestamp::MAX);
+    for earlier in 1..task.delivered() {
+        let headers = [
+            ("Nats-Schedule", format!("@at {at}")),
+            ("Nats-Schedule-Target", queue.fence("due", id, sequence)),
+            ("Nats-Msg-Id", delivery(run, earlier)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
+        match worker.broker.store(&subject, &headers, Bytes::new()).await {
+            // It is one, or there is one already.
+            Ok(Receipt::Stored | Receipt::Duplicate) => {}
+            // Where there is no stream, nothing is handed over.
+            Err(error) if error.is(code::NO_LISTENER) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    worker.broker.purge(&StreamName::from(DELAY_STREAM), &subject).await?;
+    Ok(())
 }
 
 async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {

@@ -267,6 +267,17 @@ impl Bed {
         answer["state"].as_str().expect("a state").to_owned()
     }
 
+    /// Returns when so many workers have answered a question: what they sent before has arrived.
+    pub async fn hear_of(&self, workers: usize) {
+        let client = self.nats.client().await;
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(inbox.clone()).await.expect("an inbox");
+        let question = r#"{"id": "nobody's", "upTo": 0}"#;
+        let asked = client.publish_with_reply(self.queue.cancel_question(), inbox, question.into());
+        asked.await.expect("a question");
+        assert_eq!(answers.take(workers).count().await, workers);
+    }
+
     /// Waits for `count` dead letters, and returns them with their headers (names in lower case).
     pub async fn dead_letters(&self, count: u64) -> Vec<Dead> {
         until("the dead letters", async || {

@@ -6,6 +6,7 @@ use crate::{
     numbers,
     support::proxy::Proxy,
 };
+use axum::http::StatusCode;
 use std::{
     collections::BTreeSet,
     sync::{
@@ -114,6 +115,37 @@ async fn a_connection_that_is_silent_is_as_good_as_none() {
     hold.release(100);
     bed.empty_queue().await;
     assert_eq!(joint.peak(), 1);
+}
+
+#[tokio::test]
+async fn a_hand_over_that_arrives_when_another_worker_has_the_task_is_void() {
+    let mut group = Group::default().concurrency(1).ack_wait(2);
+    group.settings.initial_delay_ms = 3_600_000;
+    group.settings.max_delay_ms = 3_600_000;
+    let bed = Bed::with(&group).await;
+    let proxy = Arc::new(Proxy::start(&bed.nats.url()).await);
+    let far = {
+        let proxy = proxy.clone();
+        Handler::start(move |_| {
+            // From here on nothing reaches NATS, but it is on its way: also that the task waits for its next attempt.
+            proxy.freeze();
+            async { (StatusCode::INTERNAL_SERVER_ERROR, String::new()) }
+        })
+        .await
+    };
+    let hold = Hold::new();
+    let near = held(&hold).await;
+    let silent = bed.ready_worker_behind(&proxy, &far.url()).await;
+    bed.publish("1", "").await;
+    until("it ran", async || far.books.calls().len() == 1).await;
+    let _other = bed.ready_worker(&near.url()).await;
+    until("it runs on the other", async || near.books.running() == 1).await;
+    until("its lease is lost", async || silent.metric(LOST).await >= 1.0).await;
+    proxy.thaw();
+    bed.hear_of(2).await;
+    hold.release(1);
+    bed.empty_queue().await;
+    assert_eq!((far.books.calls().len(), near.books.calls().len()), (1, 1));
 }
 
 #[tokio::test]

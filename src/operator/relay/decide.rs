@@ -30,6 +30,8 @@ pub enum Due<'a> {
     Task(Queue, &'a str),
     /// A callback that is to be tried again.
     Callback(Queue, &'a str),
+    /// What kept out late messages, of a worker that died before it removed it.
+    Fence,
     /// Nothing that a worker would have put there.
     Stray,
 }
@@ -42,6 +44,7 @@ impl<'a> Due<'a> {
         }
         match Queue::of_delayed("callback-due", subject) {
             Some((queue, id, _)) => Self::Callback(queue, id),
+            None if Queue::is_fence(subject) => Self::Fence,
             None => Self::Stray,
         }
     }
@@ -183,6 +186,8 @@ mod tests {
         assert_eq!(Due::read(&queue.due("a.b", 7)), Due::Task(queue.clone(), "a.b"));
         assert_eq!(Due::read(&queue.callback_due("1", 7)), Due::Callback(queue, "1"));
         assert_eq!(Due::read("due.crawl"), Due::Stray);
+        let fence = Queue::new("crawl", "acme").fence("due", "a.b", 7);
+        assert_eq!(Due::read(&fence), Due::Fence);
     }
 
     #[test]

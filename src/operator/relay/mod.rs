@@ -246,6 +246,11 @@ impl PullLoop {
                     }
                 });
             }
+            Due::Fence => {
+                self.tasks.spawn(async move {
+                    let _ = due.ack(task::PATIENCE).await;
+                });
+            }
             Due::Stray => {
                 tracing::warn!(
                     subject = due.subject(),
