@@ -287,10 +287,17 @@ impl Judge<'_> {
             let last = run.attempt == self.rules.max_attempts;
             match run.end {
                 Some((_, How::Permanent)) => true,
-                Some((_, How::Failed)) => last,
+                Some((_, How::Failed)) => last || self.last_died_unseen(run),
                 Some((_, How::CutOff)) => last && (self.failed(run) || self.fault(run).is_some()),
                 _ => false,
             }
         })
+    }
+
+    /// Whether the last attempt may have died with its worker before the handler saw it: where dead letters are kept,
+    /// that is one with the reason `WorkerLost`.
+    fn last_died_unseen(&self, run: &Run) -> bool {
+        let (from, to) = (run.ended(), run.ended().saturating_add(2 * AFTERMATH));
+        run.attempt + 1 == self.rules.max_attempts && self.seen.disturbed(self.task.group, from, to)
     }
 }

@@ -396,6 +396,14 @@ fn a_task_that_does_not_end_exactly_once_is_found() {
             None,
         ),
         (
+            "dropped, as the last attempt died with its worker before the handler saw it",
+            new()
+                .no_dead_letters()
+                .run(1, 1, 0, 100, How::Failed)
+                .fault(2, "kill", 200, 200),
+            None,
+        ),
+        (
             "dropped too early",
             new().no_dead_letters().run(1, 1, 0, 100, How::Failed),
             Some("is lost"),
