@@ -20,6 +20,7 @@ async fn a_task_that_fails_is_tried_again_until_it_is_done() {
     .await;
     let worker = bed.ready_worker(&handler.url()).await;
     bed.publish("a", "").await;
+    until("it was tried three times", async || handler.books.calls().len() == 3).await;
     bed.empty_queue().await;
     let attempts: Vec<_> = handler.books.calls().iter().map(|call| call.attempt()).collect();
     assert_eq!(attempts, [1, 2, 3]);
