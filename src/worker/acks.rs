@@ -86,7 +86,7 @@ impl Done {
 
 impl Unsent {
     /// Sends all acks and has them confirmed, for as long as it is polled.
-    pub async fn send(&mut self, worker: &Arc<Worker>) {
+    pub async fn send(mut self, worker: Arc<Worker>) {
         let (mut done, mut sent) = (Vec::new(), Vec::new());
         let mut confirm_at = None;
         loop {

@@ -38,15 +38,23 @@ pub async fn delay(run: &Run<'_>, history: &History, attempts: u32, at: Timestam
     let Run { worker, task, id, .. } = *run;
     let sequence = task.stored().sequence;
     let mut headers = history.continued(task.headers(), attempts, &run.origin());
-    for (name, value) in [
-        ("Nats-Schedule", format!("@at {at}")),
-        ("Nats-Schedule-Target", worker.queue.due(id, sequence)),
-        ("Nats-Msg-Id", delivery(run, task.delivered())),
-    ] {
-        headers.push((name.to_owned(), value));
-    }
+    headers.extend(scheduled(
+        at,
+        worker.queue.due(id, sequence),
+        delivery(run, task.delivered()),
+    ));
     let subject = worker.queue.delay(id, sequence);
     store(run, DELAY_STREAM, &subject, &headers, &task.payload()).await
+}
+
+/// The headers of what NATS is to put under `target` at a time, and to store once under `id`.
+pub fn scheduled(at: Timestamp, target: String, id: String) -> [(String, String); 3] {
+    [
+        ("Nats-Schedule", format!("@at {at}")),
+        ("Nats-Schedule-Target", target),
+        ("Nats-Msg-Id", id),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Stores something of the task under `subject`, until it is stored, or can't be, or the lease is lost.
@@ -122,12 +130,7 @@ async fn fence(run: &Run<'_>) -> Result<(), BrokerError> {
     let subject = queue.fence("delay", id, sequence);
     let at = worker.now().checked_add(PATIENCE).unwrap_or(Timestamp::MAX);
     for earlier in 1..task.delivered() {
-        let headers = [
-            ("Nats-Schedule", format!("@at {at}")),
-            ("Nats-Schedule-Target", queue.fence("due", id, sequence)),
-            ("Nats-Msg-Id", delivery(run, earlier)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value));
+        let headers = scheduled(at, queue.fence("due", id, sequence), delivery(run, earlier));
         match worker.broker.store(&subject, &headers, Bytes::new()).await {
             // It is one, or there is one already.
             Ok(Receipt::Stored | Receipt::Duplicate) => {}

@@ -163,7 +163,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
     let (addr, admin) = admin::start(app, args.serve.admin_addr, admin_shutdown.clone()).await?;
     tracing::info!(%queue, %handler, admin = %addr, "worker started");
 
-    let (acks, mut unsent) = acks::channel();
+    let (acks, unsent) = acks::channel();
     let known = channel::Sender::new(Known {
         terms: None,
         missing: Some(format!(
@@ -203,12 +203,10 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
     services.spawn(cancel::answer(worker.clone()));
     services.spawn(callback::serve(worker.clone()));
     services.spawn(pull_loop::run(worker.clone(), readiness, shutdown));
-    let shared = worker.clone();
-    services.spawn(async move { watch::watch(&shared).await });
+    services.spawn(watch::watch(worker.clone()));
+    services.spawn(unsent.send(worker.clone()));
     let shared = worker.clone();
     services.spawn(async move { shared.gate.keep().await });
-    let shared = worker.clone();
-    services.spawn(async move { unsent.send(&shared).await });
     // The pull loop ends when all is done; the others only by a fault.
     let ended = services.join_next().await;
     services.shutdown().await;

@@ -134,8 +134,8 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Option<Turn>) {
         // What is finished is finished, also when it was to be cut off at the same moment.
         biased;
         outcome = work(&run, turn) => outcome,
-        cut = held.cut() => cut_off(&task, id, cut).await,
-        () = lease.lost() => lost(worker, &task, id),
+        cut = held.cut() => cut_off(&run, cut).await,
+        () = lease.lost() => lost(&run),
         () = worker.hurry.cancelled() => {
             tracing::warn!(call_id = id, "not finished before this worker has to stop: the attempt is cut off");
             Box::pin(hand_back(&run)).await
@@ -155,15 +155,9 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Option<Turn>) {
 /// All that is done with a task while its lease is held. What most tasks never come to is boxed: each of
 /// thousands of tasks takes the room of the largest that is not.
 async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
-    let Run {
-        worker,
-        task,
-        id,
-        lease,
-        ..
-    } = *run;
-    if !lease.is_held() {
-        return lost(worker, task, id);
+    let task = run.task;
+    if !run.lease.is_held() {
+        return lost(run);
     }
     let history = History::of(task);
     let attempt = history.attempts.saturating_add(task.delivered());
@@ -171,37 +165,37 @@ async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
         match Box::pin(handover::was_handed_over(run)).await {
             Some(true) => {
                 tracing::info!(
-                    call_id = id,
+                    call_id = run.id,
                     "the task went on elsewhere before it came here again; not run"
                 );
                 return leave(run, Outcome::GoneOn).await;
             }
             Some(false) => {}
-            None => return lost(worker, task, id),
+            None => return lost(run),
         }
     }
     if history.is_continued() && !Box::pin(handover::remove_predecessors(run)).await {
-        return lost(worker, task, id);
+        return lost(run);
     }
     let verdict = match may_start(run, &history, attempt, turn).await {
         Ok(changed) => {
             // What changed while it waited holds for what starts now.
             let terms = changed.as_deref().unwrap_or(run.terms);
-            let run = Run { terms, ..*run };
+            let run = &Run { terms, ..*run };
             if !run.held.start() {
                 // Whoever cut it off is heard by `run`.
                 return std::future::pending().await;
             }
-            let (verdict, end) = attempt::make(&run, attempt).await;
-            if !lease.is_held() {
-                return lost(worker, task, id);
+            let (verdict, end) = attempt::make(run, attempt).await;
+            if !run.lease.is_held() {
+                return lost(run);
             }
             if verdict == Verdict::Done && !callback::is_wanted(task) {
                 return Outcome::Done;
             }
-            return Box::pin(settle(&run, &history, attempt, verdict, &end)).await;
+            return Box::pin(settle(run, &history, attempt, verdict, &end)).await;
         }
-        Err(NoStart::Cancelled) => return cancelled(task, id).await,
+        Err(NoStart::Cancelled) => return cancelled(run).await,
         Err(NoStart::Stopping) => return Box::pin(hand_back(run)).await,
         Err(NoStart::PutOff(until)) => return Box::pin(put_off(run, &history, attempt, until)).await,
         Err(NoStart::Dead(death)) => Verdict::Dead(death),
@@ -283,7 +277,7 @@ fn paused(worker: &Worker, until: Timestamp) -> NoStart {
 async fn settle(run: &Run<'_>, history: &History, attempt: u32, verdict: Verdict, end: &End) -> Outcome {
     let now = run.worker.now();
     if matches!(verdict, Verdict::Done | Verdict::Dead(_)) && callback::begin(run, end).await == HandOver::Lost {
-        return lost(run.worker, run.task, run.id);
+        return lost(run);
     }
     match verdict {
         Verdict::Done => Outcome::Done,
@@ -335,7 +329,7 @@ fn suspended_from() -> Timestamp {
 async fn leave_after(run: &Run<'_>, handed_over: HandOver, delay: Duration, outcome: Outcome) -> Outcome {
     match handed_over {
         HandOver::Stored => leave(run, outcome).await,
-        HandOver::Lost => lost(run.worker, run.task, run.id),
+        HandOver::Lost => lost(run),
         // It waits in the queue, and its slot with it: better than to be lost.
         HandOver::TooLarge => {
             let _ = run.task.nak(delay, PATIENCE).await;
@@ -359,12 +353,12 @@ fn count_dead(worker: &Worker, death: &Death) {
     worker.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
 }
 
-async fn cut_off(task: &Delivery, id: &str, cut: Cut) -> Outcome {
+async fn cut_off(run: &Run<'_>, cut: Cut) -> Outcome {
     match cut {
-        Cut::Cancelled => cancelled(task, id).await,
+        Cut::Cancelled => cancelled(run).await,
         Cut::Forgotten => {
             tracing::warn!(
-                call_id = id,
+                call_id = run.id,
                 "NATS was restarted and forgot this delivery: the attempt is cut off, and the task goes to any worker"
             );
             Outcome::Lost
@@ -372,17 +366,17 @@ async fn cut_off(task: &Delivery, id: &str, cut: Cut) -> Outcome {
     }
 }
 
-async fn cancelled(task: &Delivery, id: &str) -> Outcome {
-    let told = task.term("Cancelled", PATIENCE).await;
-    tracing::info!(call_id = id, confirmed = told.is_ok(), "cancelled");
+async fn cancelled(run: &Run<'_>) -> Outcome {
+    let told = run.task.term("Cancelled", PATIENCE).await;
+    tracing::info!(call_id = run.id, confirmed = told.is_ok(), "cancelled");
     Outcome::Cancelled
 }
 
-fn lost(worker: &Worker, task: &Delivery, id: &str) -> Outcome {
-    worker.metrics.leases_lost.inc();
+fn lost(run: &Run<'_>) -> Outcome {
+    run.worker.metrics.leases_lost.inc();
     tracing::warn!(
-        call_id = id,
-        delivered = task.delivered(),
+        call_id = run.id,
+        delivered = run.task.delivered(),
         "the lease could not be renewed in time: the attempt is cut off, and the task goes to another worker"
     );
     Outcome::Lost
@@ -390,13 +384,7 @@ fn lost(worker: &Worker, task: &Delivery, id: &str) -> Outcome {
 
 /// A task that this worker can't run or finish, as it stops, goes to another with the attempts that it had.
 async fn hand_back(run: &Run<'_>) -> Outcome {
-    let Run {
-        worker,
-        task,
-        id,
-        lease,
-        ..
-    } = *run;
+    let (worker, task) = (run.worker, run.task);
     let history = History::of(task);
     let before = history.attempts.saturating_add(task.delivered()).saturating_sub(1);
     let handed_over = async {
@@ -406,11 +394,11 @@ async fn hand_back(run: &Run<'_>) -> Outcome {
     let told = match time::timeout(2 * PATIENCE, handed_over).await {
         Ok(Some(_)) => true,
         // Better with an attempt less than later.
-        _ if lease.is_held() => task.nak(Duration::ZERO, PATIENCE).await.is_ok(),
+        _ if run.lease.is_held() => task.nak(Duration::ZERO, PATIENCE).await.is_ok(),
         _ => false,
     };
     tracing::info!(
-        call_id = id,
+        call_id = run.id,
         confirmed = told,
         "handed back: the task goes to another worker"
     );

@@ -76,7 +76,7 @@ struct Seen {
 }
 
 /// Reads the terms, over and over, for as long as it is polled.
-pub async fn watch(worker: &Worker) {
+pub async fn watch(worker: Arc<Worker>) {
     let Worker {
         broker,
         queue,
@@ -84,7 +84,7 @@ pub async fn watch(worker: &Worker) {
         look_again,
         clock,
         ..
-    } = worker;
+    } = &*worker;
     let mut link = broker.link();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut notices = match broker.settings_notices(queue).await {

@@ -115,13 +115,7 @@ pub async fn begin(run: &Run<'_>, end: &End) -> HandOver {
     let callback = headers_of(run, url, end);
     let at = worker.now().checked_add(DUE_AFTER).unwrap_or_default();
     let mut headers = callback.clone();
-    for (name, value) in [
-        ("Nats-Schedule", format!("@at {at}")),
-        ("Nats-Schedule-Target", due),
-        ("Nats-Msg-Id", format!("callback:{}", run.origin())),
-    ] {
-        headers.push((name.to_owned(), value));
-    }
+    headers.extend(handover::scheduled(at, due, format!("callback:{}", run.origin())));
     let stored = handover::store(run, DELAY_STREAM, &waits, &headers, &end.body).await;
     if stored == HandOver::Stored
         && let Ok(permit) = worker.callbacks.free.clone().try_acquire_owned()
