@@ -12,7 +12,7 @@ pub const CONSUMER: &str = "workers";
 pub const DEAD_STREAM: &str = "TASKGROUP_DEAD";
 
 /// All subjects of [`DEAD_STREAM`].
-pub const DEAD_SUBJECTS: &str = "dead.>";
+pub const DEAD_SUBJECTS: [&str; 2] = ["dead.>", "dead-fence.>"];
 
 /// Stream that keeps the tasks in back-off, and the callbacks to be tried again, of all groups.
 pub const DELAY_STREAM: &str = "TASKGROUP_DELAY";
@@ -152,14 +152,19 @@ impl Queue {
         self.shared("due", id, sequence)
     }
 
-    /// What keeps out a hand-over of a task that comes too late, and where that ends (`delay`, `due`).
+    /// What keeps out a hand-over of a task to the delays that comes too late, and where that ends (`delay`, `due`).
     pub fn fence(&self, kind: &str, id: &str, sequence: u64) -> String {
         format!("{}.{FENCE}", self.shared(kind, id, sequence))
     }
 
-    /// Whether a subject is that of such a fence.
+    /// Whether a subject is that of a fence in the delays.
     pub fn is_fence(subject: &str) -> bool {
         subject.rsplit_once('.').is_some_and(|(_, last)| last == FENCE)
+    }
+
+    /// What keeps out a dead letter that comes too late. Not among the dead letters: users read those.
+    pub fn dead_fence(&self, id: &str, sequence: u64) -> String {
+        self.shared("dead-fence", id, sequence)
     }
 
     /// Where a callback waits until it is tried again.

@@ -148,7 +148,7 @@ impl ConsumerConfig {
 /// The stream of all dead letters.
 pub fn dead_letters(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
-        subjects: vec![names::DEAD_SUBJECTS.into()],
+        subjects: names::DEAD_SUBJECTS.map(Into::into).into(),
         discard: Discard::New,
         ..shared(names::DEAD_STREAM, instance, replicas)
     }

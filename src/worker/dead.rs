@@ -20,6 +20,7 @@ pub async fn store(run: &Run<'_>, history: &History, death: &Death, now: Timesta
         // With the time: the numbers of a stream that is made again begin anew, and the letter of
         // another task must not pass for this one's.
         origin: &run.origin(),
+        delivery: handover::delivery(run, run.task.delivered()),
         group: &run.terms.settings.group,
         history,
         death,
@@ -32,6 +33,7 @@ pub async fn store(run: &Run<'_>, history: &History, death: &Death, now: Timesta
 /// What a dead letter says.
 struct Letter<'a> {
     origin: &'a str,
+    delivery: String,
     group: &'a str,
     history: &'a History,
     death: &'a Death,
@@ -49,7 +51,7 @@ impl Letter<'_> {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let mut add = |name: &str, value: String| headers.push((name.to_owned(), value));
-        add("Nats-Msg-Id", self.origin.to_owned());
+        add("Nats-Msg-Id", self.delivery.clone());
         add(dead_headers::ORIGIN, self.origin.to_owned());
         add(dead_headers::GROUP, self.group.to_owned());
         add(dead_headers::REASON, death.reason.as_str().to_owned());
@@ -102,6 +104,7 @@ mod tests {
         let at = |text: &str| text.parse::<Timestamp>().expect("a time");
         let letter = Letter {
             origin: "tg_a_b:7:9",
+            delivery: "tg_a_b:7:9:3".into(),
             group: "acme",
             history: &History::after(
                 4,
@@ -126,7 +129,7 @@ mod tests {
     fn a_dead_letter_says_how_the_task_died() {
         let mut expected = vec![
             "X-Mine: 1",
-            "Nats-Msg-Id: tg_a_b:7:9",
+            "Nats-Msg-Id: tg_a_b:7:9:3",
             "X-Dead-Origin: tg_a_b:7:9",
             "X-Dead-Group: acme",
             "X-Dead-Reason: MaxAttempts",

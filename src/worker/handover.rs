@@ -15,12 +15,17 @@ use crate::{
     task::{dead_headers, history},
 };
 use bytes::Bytes;
+use futures::future::try_join_all;
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time;
 
 /// How long an answer may take that usually takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Deliveries whose hand-overs are kept out. A connection that stands still is given up within seconds, and
+/// a delivery takes at least one: this is more than can be on its way.
+const FENCED: u32 = 64;
 
 /// What came of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +101,7 @@ pub async fn store(
 }
 
 /// What tells the hand-over of one delivery of the task from all others.
-fn delivery(run: &Run<'_>, number: u32) -> String {
+pub fn delivery(run: &Run<'_>, number: u32) -> String {
     format!("{}:{number}", run.origin())
 }
 
@@ -123,24 +128,38 @@ async fn look_and_fence(run: &Run<'_>) -> Result<bool, BrokerError> {
 }
 
 /// Keeps out what the holders of earlier deliveries may have sent and a connection that stood still may yet let
-/// through: the stream drops a message whose id it knows. The fence leaves by itself if this worker dies here.
+/// through: the streams drop a message whose id they know.
 async fn fence(run: &Run<'_>) -> Result<(), BrokerError> {
     let Run { worker, task, id, .. } = *run;
     let (queue, sequence) = (&worker.queue, task.stored().sequence);
-    let subject = queue.fence("delay", id, sequence);
+    let (delay, due) = (queue.fence("delay", id, sequence), queue.fence("due", id, sequence));
+    let dead = queue.dead_fence(id, sequence);
+    // Should this worker die here, what it leaves goes away by itself.
     let at = worker.now().checked_add(PATIENCE).unwrap_or(Timestamp::MAX);
-    for earlier in 1..task.delivered() {
-        let headers = scheduled(at, queue.fence("due", id, sequence), delivery(run, earlier));
-        match worker.broker.store(&subject, &headers, Bytes::new()).await {
-            // It is one, or there is one already.
-            Ok(Receipt::Stored | Receipt::Duplicate) => {}
-            // Where there is no stream, nothing is handed over.
-            Err(error) if error.is(code::NO_LISTENER) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-    worker.broker.purge(&StreamName::from(DELAY_STREAM), &subject).await?;
+    let posts = (task.delivered().saturating_sub(FENCED).max(1)..task.delivered()).map(async |earlier| {
+        let delivery = delivery(run, earlier);
+        let plain = [("Nats-Msg-Id".to_owned(), delivery.clone())];
+        let scheduled = scheduled(at, due.clone(), delivery);
+        tokio::try_join!(post(run, &delay, &scheduled), post(run, &dead, &plain))
+    });
+    try_join_all(posts).await?;
+    let (delays, letters) = (StreamName::from(DELAY_STREAM), StreamName::from(DEAD_STREAM));
+    // One by one where a user's consumer may have them in hand.
+    tokio::try_join!(
+        worker.broker.purge(&delays, &delay),
+        worker.broker.remove(&letters, &dead)
+    )?;
     Ok(())
+}
+
+async fn post(run: &Run<'_>, subject: &str, headers: &[(String, String)]) -> Result<(), BrokerError> {
+    match run.worker.broker.store(subject, headers, Bytes::new()).await {
+        // It is one, or there is one already.
+        Ok(Receipt::Stored | Receipt::Duplicate) => Ok(()),
+        // Where nothing is stored, nothing is handed over.
+        Err(error) if error.is(code::NO_LISTENER) || error.is(code::STREAM_FULL) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {

@@ -8,7 +8,7 @@ use crate::{
     support::{apiserver::ApiServer, nats::NatsServer, process::Process},
     worker::Worker,
 };
-use async_nats::jetstream;
+use async_nats::jetstream::{self, stream::LastRawMessageErrorKind};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api,
@@ -298,9 +298,15 @@ impl Bed {
     /// Writes all dead letters down.
     pub async fn note_dead_letters(&self) {
         let stream = self.jetstream.get_stream(DEAD_STREAM).await.unwrap();
-        let state = &stream.cached_info().state;
-        for sequence in state.first_sequence..=state.last_sequence {
-            let letter = stream.get_raw_message(sequence).await.unwrap();
+        let mut from = 1;
+        loop {
+            // There are gaps: workers keep late letters out by messages that they remove again.
+            let letter = match stream.get_first_raw_message_by_subject("dead.>", from).await {
+                Ok(letter) => letter,
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return,
+                Err(error) => panic!("the dead letters from {from} on: {error}"),
+            };
+            from = letter.sequence + 1;
             let header = |name: &str| {
                 letter
                     .headers

@@ -279,21 +279,23 @@ impl Bed {
     }
 
     /// Waits for `count` dead letters, and returns them with their headers (names in lower case).
-    pub async fn dead_letters(&self, count: u64) -> Vec<Dead> {
+    pub async fn dead_letters(&self, count: usize) -> Vec<Dead> {
+        let mut letters = Vec::new();
         until("the dead letters", async || {
-            self.nats.messages(DEAD_STREAM).await == count
+            letters = self.letters().await;
+            letters.len() == count
         })
         .await;
-        let stream = self
-            .nats
-            .jetstream()
-            .await
-            .get_stream(DEAD_STREAM)
-            .await
-            .expect("the stream");
+        letters
+    }
+
+    async fn letters(&self) -> Vec<Dead> {
+        let jetstream = self.nats.jetstream().await;
+        let stream = jetstream.get_stream(DEAD_STREAM).await.expect("the stream");
         let mut letters = Vec::new();
-        for sequence in 1..=count {
-            let message = stream.get_raw_message(sequence).await.expect("a dead letter");
+        let mut from = 1;
+        while let Ok(message) = stream.get_first_raw_message_by_subject("dead.>", from).await {
+            from = message.sequence + 1;
             letters.push(Dead {
                 subject: message.subject.to_string(),
                 payload: String::from_utf8_lossy(&message.payload).into_owned(),

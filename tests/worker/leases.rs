@@ -14,6 +14,7 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
+use taskgroup::names::DEAD_STREAM;
 
 const LOST: &str = "taskgroup_worker_leases_lost_total";
 
@@ -119,6 +120,13 @@ async fn a_connection_that_is_silent_is_as_good_as_none() {
 
 #[tokio::test]
 async fn a_hand_over_that_arrives_when_another_worker_has_the_task_is_void() {
+    // To the delays, and to the dead letters.
+    for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::UNPROCESSABLE_ENTITY] {
+        fails_into_a_silence(status).await;
+    }
+}
+
+async fn fails_into_a_silence(status: StatusCode) {
     let mut group = Group::default().concurrency(1).ack_wait(2);
     group.settings.initial_delay_ms = 3_600_000;
     group.settings.max_delay_ms = 3_600_000;
@@ -127,9 +135,9 @@ async fn a_hand_over_that_arrives_when_another_worker_has_the_task_is_void() {
     let far = {
         let proxy = proxy.clone();
         Handler::start(move |_| {
-            // From here on nothing reaches NATS, but it is on its way: also that the task waits for its next attempt.
+            // From here on nothing reaches NATS, but it is on its way: also where the task goes on.
             proxy.freeze();
-            async { (StatusCode::INTERNAL_SERVER_ERROR, String::new()) }
+            async move { (status, String::new()) }
         })
         .await
     };
@@ -145,7 +153,9 @@ async fn a_hand_over_that_arrives_when_another_worker_has_the_task_is_void() {
     bed.hear_of(2).await;
     hold.release(1);
     bed.empty_queue().await;
-    assert_eq!((far.books.calls().len(), near.books.calls().len()), (1, 1));
+    let dead = bed.nats.messages(DEAD_STREAM).await;
+    let calls = (far.books.calls().len(), near.books.calls().len());
+    assert_eq!((calls, dead), ((1, 1), 0), "{status}");
 }
 
 #[tokio::test]
