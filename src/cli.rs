@@ -1,7 +1,7 @@
 //! The arguments of every subcommand. Each is also an environment variable.
 
 use crate::{telemetry::LogFormat, worker::is_callback_rule};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use clap::{Args, Parser, Subcommand, builder::Resettable};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr};
 
 /// Every group of tasks its own pipeline, at exactly its own limit.
@@ -13,26 +13,50 @@ pub struct Cli {
     pub command: Command,
 }
 
-impl Cli {
-    /// Reads the command line, and the environment for what that leaves out; ends the process with a
-    /// message where they make no sense.
-    pub fn read() -> Self {
-        let mut command = Self::command();
-        // Clap reads the environment before it reads the command line.
-        if std::env::args_os().skip(1).take(2).any(|arg| arg == "--no-env") {
-            command = command.mut_subcommands(|subcommand| subcommand.mut_args(|arg| arg.env(Resettable::Reset)));
-        }
-        let matches = command.get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
-    }
+/// The worker of one group of tasks: what `taskgroup` does in worker pods, as a program of half the size.
+#[derive(Debug, Parser)]
+#[command(
+    name = "taskgroup-worker",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub struct WorkerCli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: PodCommand,
 }
 
-/// What the binary can do.
+/// Reads the command line, and the environment for what that leaves out; ends the process with a
+/// message where they make no sense.
+pub fn read<C: Parser>() -> C {
+    let mut command = C::command();
+    // Clap reads the environment before it reads the command line.
+    if std::env::args_os().skip(1).take(2).any(|arg| arg == "--no-env") {
+        command = command.mut_subcommands(|subcommand| subcommand.mut_args(|arg| arg.env(Resettable::Reset)));
+    }
+    let matches = command.get_matches();
+    C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// What `taskgroup` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Keep a stream, a consumer and a worker Deployment in step with every TaskGroup.
     #[command(after_help = "Example:\n  taskgroup operator --nats-url nats://nats.taskgroup-system:4222")]
     Operator(OperatorArgs),
+    /// What it does in worker pods.
+    #[command(flatten)]
+    Pod(PodCommand),
+    /// Write the CustomResourceDefinitions as YAML.
+    #[command(after_help = "Examples:\n  taskgroup crds | kubectl apply -f -\n  taskgroup crds --dir crds")]
+    Crds(CrdsArgs),
+}
+
+/// What is done in worker pods: all that `taskgroup-worker` can do.
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+#[derive(Debug, Subcommand)]
+pub enum PodCommand {
     /// Run the tasks of one group. The operator starts this in the worker pods.
     #[command(
         after_help = "Example:\n  taskgroup worker --namespace crawl --queue acme --handler-url http://127.0.0.1:8080/"
@@ -47,9 +71,6 @@ pub enum Command {
         after_help = "Example:\n  taskgroup keep --limit-ms 30000 --frozen-ms 10000 -- /app/run --fast < task"
     )]
     Keep(KeepArgs),
-    /// Write the CustomResourceDefinitions as YAML.
-    #[command(after_help = "Examples:\n  taskgroup crds | kubectl apply -f -\n  taskgroup crds --dir crds")]
-    Crds(CrdsArgs),
 }
 
 /// How to reach NATS.
@@ -220,10 +241,12 @@ fn callback_rule(rule: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+        WorkerCli::command().debug_assert();
     }
 
     #[test]

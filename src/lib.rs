@@ -2,8 +2,8 @@
 //! JetStream stream, a durable consumer and a worker Deployment) and runs its tasks at exactly
 //! its limit.
 //!
-//! The one binary is in `main.rs`; everything it does is here, so that tests, benches and the
-//! demo use the same code.
+//! The programs are in `main.rs` and `worker_main.rs`; everything they do is here, so that tests, benches and
+//! the demo use the same code.
 
 pub mod admin;
 pub mod api;
@@ -15,6 +15,7 @@ pub mod keep;
 pub mod names;
 pub mod operator;
 mod processes;
+pub mod program;
 pub mod settings;
 pub mod task;
 pub mod telemetry;

@@ -13,7 +13,7 @@ use std::{
 };
 
 fn install(to: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taskgroup"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taskgroup-worker"));
     command.args(["install", "--to"]).arg(to).output().unwrap()
 }
 
@@ -32,7 +32,10 @@ fn the_program_is_copied_whole_and_can_be_run_by_anybody() {
     let copy = dir.path().join("taskgroup");
     assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o755);
     let version = |program: &Path| Command::new(program).arg("--version").output().unwrap().stdout;
-    assert_eq!(version(&copy), version(Path::new(env!("CARGO_BIN_EXE_taskgroup"))));
+    assert_eq!(
+        version(&copy),
+        version(Path::new(env!("CARGO_BIN_EXE_taskgroup-worker")))
+    );
 }
 
 #[test]
@@ -52,7 +55,7 @@ fn a_directory_that_can_not_be_used_is_named() {
 
 #[test]
 fn the_keeper_is_not_for_people() {
-    let help = Command::new(env!("CARGO_BIN_EXE_taskgroup"))
+    let help = Command::new(env!("CARGO_BIN_EXE_taskgroup-worker"))
         .arg("--help")
         .output()
         .unwrap();

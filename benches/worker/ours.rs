@@ -82,7 +82,7 @@ impl Own {
             WITH_PID.into(),
             "sh".into(),
             pid_file.display().to_string(),
-            env!("CARGO_BIN_EXE_taskgroup").into(),
+            env!("CARGO_BIN_EXE_taskgroup-worker").into(),
             "worker".into(),
             format!("--nats-url={}", group.nats_url()),
             format!("--namespace={}", group.queue.namespace),

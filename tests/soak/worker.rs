@@ -58,7 +58,13 @@ impl Worker {
         let log = File::create(self.logs.join(format!("{}-worker-{}.log", self.queue, self.number))).unwrap();
         let process = Command::new("setpriv")
             // Gone when the test is, however that ends.
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_taskgroup"), "worker"])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                env!("CARGO_BIN_EXE_taskgroup-worker"),
+                "worker",
+            ])
             .args(["--nats-url", &self.proxy.url()])
             .args(["--handler-url", &self.handler.url(self.number)])
             .args(["--namespace", &self.namespace, "--queue", &self.queue])

@@ -31,7 +31,13 @@ impl Worker {
     pub async fn start_with(nats_url: &str, queue: &Queue, args: &[&str], env: &[(&str, &str)]) -> Self {
         // The kernel kills it when the thread of the test is gone, however that ended.
         let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_taskgroup"), "worker"])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                env!("CARGO_BIN_EXE_taskgroup-worker"),
+                "worker",
+            ])
             .args(args)
             .args(["--nats-url", nats_url])
             .args(["--namespace", &queue.namespace, "--queue", &queue.name])

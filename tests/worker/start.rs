@@ -86,7 +86,7 @@ fn certificates_that_can_not_be_used_are_refused_with_what_to_do() {
             "--handler-ca: is for a --handler-url that begins with https://",
         ),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_taskgroup"))
+        let output = Command::new(env!("CARGO_BIN_EXE_taskgroup-worker"))
             .args([
                 "worker",
                 "--namespace",
@@ -133,7 +133,7 @@ fn arguments_that_can_not_be_used_are_refused_with_what_to_write() {
             r#"write a program and its arguments as JSON, for example ["/app/run", "--fast"]"#,
         ),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_taskgroup"))
+        let output = Command::new(env!("CARGO_BIN_EXE_taskgroup-worker"))
             .arg("worker")
             .args(args)
             .output()

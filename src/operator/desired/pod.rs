@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Name of the init container that brings the worker into the user's image, for `exec`.
 const INSTALL_CONTAINER: &str = "taskgroup-install";
 
+/// Where the worker is in our image (see the Dockerfile).
+const IMAGE_PROGRAM: &str = "/worker";
+
 /// Where the worker is in the user's container, for `exec`.
 const PROGRAM_DIR: &str = "/taskgroup";
 
@@ -120,6 +123,7 @@ fn worker(group: &ValidGroup, pods: &PodSettings, url: &str, http2: bool, ca: Op
     let mut container = json!({
         "name": WORKER_CONTAINER,
         "image": pods.image,
+        "command": [IMAGE_PROGRAM],
         "args": ["worker"],
         "env": env,
         "volumeMounts": mounts,
@@ -140,7 +144,7 @@ fn add_worker(containers: &mut Vec<Value>, ours: Value) {
     };
     let mut worker = ours.clone();
     merge(&mut worker, &Value::Object(std::mem::take(theirs)));
-    for field in ["name", "image", "args", "env", "ports"] {
+    for field in ["name", "image", "command", "args", "env", "ports"] {
         worker[field] = ours[field].clone();
     }
     if let Value::Object(worker) = worker {
@@ -153,6 +157,7 @@ fn install(pods: &PodSettings) -> Value {
     json!({
         "name": INSTALL_CONTAINER,
         "image": pods.image,
+        "command": [IMAGE_PROGRAM],
         "args": ["install", "--to", PROGRAM_DIR],
         "volumeMounts": [{"name": PROGRAM_VOLUME, "mountPath": PROGRAM_DIR}],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},

@@ -3,7 +3,7 @@
 use super::{PodSettings, deployment, max_inflight, pod::grace_period, replicas};
 use crate::{
     api::{EnvVar, TaskGroup, TaskGroupSpec, TaskHandler},
-    cli::{Cli, Command},
+    cli::{PodCommand, WorkerCli},
     operator::validate::{self, ValidGroup, ValidHandler},
 };
 use clap::Parser;
@@ -195,6 +195,7 @@ fn exec_puts_the_worker_into_the_users_container_and_leaves_its_environment_alon
     };
     assert_eq!(theirs["name"], "theirs");
     assert_eq!(install["image"], "taskgroup:1");
+    assert_eq!(install["command"], json!(["/worker"]));
     assert_eq!(install["args"], json!(["install", "--to", "/taskgroup"]));
     assert_eq!(
         install["volumeMounts"],
@@ -276,8 +277,8 @@ fn the_worker_reads_the_arguments_that_exec_gives_it() {
     // What Kubernetes does with doubled dollars.
     let args = pod["containers"][0]["args"].as_array().unwrap().iter();
     let args = args.map(|arg| arg.as_str().unwrap().replace("$$", "$"));
-    let cli = Cli::try_parse_from(["taskgroup".to_owned()].into_iter().chain(args)).unwrap();
-    let Command::Worker(args) = cli.command else {
+    let cli = WorkerCli::try_parse_from(["taskgroup".to_owned()].into_iter().chain(args)).unwrap();
+    let PodCommand::Worker(args) = cli.command else {
         panic!("{cli:?}")
     };
     assert!(args.no_env);
