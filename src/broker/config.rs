@@ -10,6 +10,10 @@ use std::{collections::BTreeMap, time::Duration};
 /// (nanoseconds since 1970 in 63 bits end in April 2262).
 pub(super) const FOR_EVER: &str = "2262-01-01T00:00:00Z";
 
+/// No closing of a group lasts longer: `retry.maxRetryAfter` is a day at most. A longer pause is a suspension, or made
+/// by hand.
+pub const LONGEST_CLOSING: Duration = Duration::from_secs(25 * 3600);
+
 /// The fields of a stream that are ours. What else a stream has is left as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StreamConfig {
@@ -288,14 +292,11 @@ pub enum Pause {
 impl ConsumerInfo {
     /// Whether it holds back its deliveries, by the server's clock.
     pub fn pause(&self) -> Pause {
-        /// No closing lasts longer: `retry.maxRetryAfter` is a day at most. Longer is a suspension, or made
-        /// by hand.
-        const LONGEST: Duration = Duration::from_secs(25 * 3600);
         if !self.paused {
             return Pause::No;
         }
         match text(&self.config, "pause_until").parse() {
-            Ok(until) if Duration::from_nanos(self.pause_remaining) <= LONGEST => Pause::Until(until),
+            Ok(until) if Duration::from_nanos(self.pause_remaining) <= LONGEST_CLOSING => Pause::Until(until),
             _ => Pause::ForEver,
         }
     }

@@ -19,8 +19,8 @@ mod rate;
 mod relay;
 
 pub use config::{
-    ConsumerConfig, ConsumerInfo, Discard, Pause, Position, Retention, SharedStream, Storage, StreamConfig, StreamInfo,
-    StreamState, dead_letters, delays, rates,
+    ConsumerConfig, ConsumerInfo, Discard, LONGEST_CLOSING, Pause, Position, Retention, SharedStream, Storage,
+    StreamConfig, StreamInfo, StreamState, dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};
 pub use drift::{Difference, differences, fingerprint, hash, overlay};

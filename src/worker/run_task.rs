@@ -13,7 +13,7 @@ use super::{
     rate::{self, Turn},
     watch::{Known, Terms},
 };
-use crate::broker::Delivery;
+use crate::broker::{Delivery, LONGEST_CLOSING};
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time;
@@ -311,19 +311,12 @@ async fn settle(run: &Run<'_>, history: &History, attempt: u32, verdict: Verdict
 
 /// Has the task wait until `until` without having been tried.
 async fn put_off(run: &Run<'_>, history: &History, attempt: u32, until: Timestamp) -> Outcome {
-    let at = if until > suspended_from() {
-        // It goes back to the queue, which holds it.
-        run.worker.now()
-    } else {
-        until
-    };
+    let now = run.worker.now();
+    let closed = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    // A suspension ends when somebody says so: it goes back to the queue, which holds it.
+    let at = if closed > LONGEST_CLOSING { now } else { until };
     let handed_over = handover::delay(run, history, attempt.saturating_sub(1), at).await;
     leave_after(run, handed_over, PATIENCE, Outcome::PutOff).await
-}
-
-/// A pause beyond this is a suspension, which ends when somebody says so.
-fn suspended_from() -> Timestamp {
-    Timestamp::constant(7_258_118_400, 0)
 }
 
 async fn leave_after(run: &Run<'_>, handed_over: HandOver, delay: Duration, outcome: Outcome) -> Outcome {
