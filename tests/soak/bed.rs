@@ -33,6 +33,9 @@ use tokio::sync::{Mutex, RwLock};
 /// Workers of each group.
 const PODS: usize = 2;
 
+/// Stream in which NATS keeps what it says about tasks that are removed without being done.
+const TERMINATED: &str = "TERMINATED";
+
 /// How long anything may take that takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,6 +84,7 @@ impl Bed {
             record,
             logs,
         };
+        bed.hear_of_drops().await;
         bed.start_operator().await;
         bed.make_groups().await;
         for group in &bed.groups {
@@ -250,17 +254,14 @@ impl Bed {
     pub async fn waiting(&self) -> Option<u64> {
         let mut sum = self.messages(DELAY_STREAM).await?;
         for group in &self.groups {
-            sum += self.messages(&format!("tg_{}_{}", self.namespace, group.name)).await?;
+            sum += self.messages(&self.stream(group)).await?;
         }
         Some(sum)
     }
 
     /// Where tasks still wait, and what their consumers say.
     pub async fn whereabouts(&self) -> String {
-        let queues = self
-            .groups
-            .iter()
-            .map(|group| (format!("tg_{}_{}", self.namespace, group.name), "workers"));
+        let queues = self.groups.iter().map(|group| (self.stream(group), "workers"));
         let mut found = Vec::new();
         for (stream, consumer) in queues.chain([(DELAY_STREAM.to_owned(), "relay")]) {
             let request = json!({"subjects_filter": ">"});
@@ -293,6 +294,37 @@ impl Bed {
             .await
             .ok()?;
         answer["state"]["messages"].as_u64()
+    }
+
+    /// Has NATS keep what it says about tasks that are removed without being done.
+    async fn hear_of_drops(&self) {
+        let config = jetstream::stream::Config {
+            name: TERMINATED.into(),
+            subjects: vec!["$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>".into()],
+            ..Default::default()
+        };
+        self.jetstream.create_stream(config).await.unwrap();
+    }
+
+    /// Writes down which of them were dropped as their worker was lost.
+    pub async fn note_drops(&self) {
+        let stream = self.jetstream.get_stream(TERMINATED).await.unwrap();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            let advisory: Value = serde_json::from_slice(&message.payload).unwrap();
+            if advisory["reason"] != "WorkerLost" {
+                continue;
+            }
+            let of_advisory = |group: &Group| advisory["stream"] == self.stream(group).as_str();
+            let group = self.groups.iter().position(of_advisory).unwrap();
+            let at = u64::try_from(message.time.unix_timestamp_nanos()).unwrap();
+            self.record
+                .note_at(self.record.by_the_clock(at), Event::WorkerLost { group });
+        }
+    }
+
+    fn stream(&self, group: &Group) -> String {
+        format!("tg_{}_{}", self.namespace, group.name)
     }
 
     /// Writes all dead letters down.

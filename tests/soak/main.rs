@@ -101,6 +101,7 @@ async fn every_task_ends_exactly_once_and_no_limit_is_ever_exceeded_whatever_hap
     drain(&bed).await;
     progress.abort();
     bed.note_dead_letters().await;
+    bed.note_drops().await;
     bed.stop().await;
 
     let rules: Vec<_> = bed.groups.iter().map(|group| group.rules.clone()).collect();

@@ -131,6 +131,8 @@ pub enum Event {
     Cancel { task: Task, asked: Time, answer: Answer },
     /// Its dead letter was stored.
     Dead { task: Task, reason: String, attempts: u32 },
+    /// NATS said that a task of the group was removed, as its last attempt died with its worker.
+    WorkerLost { group: usize },
 }
 
 /// What happened, and when. In any order.

@@ -16,8 +16,12 @@ struct Story<'a> {
     dead: Vec<(Time, &'a str, u32)>,
 }
 
+/// When tasks were dropped whose last attempt died with its worker, by group. NATS does not say which tasks.
+type Drops = BTreeMap<usize, Vec<Time>>;
+
 pub fn check(seen: &Seen, rules: &[Rules], verdict: &mut Verdict) {
     let mut stories: BTreeMap<Task, Story> = BTreeMap::new();
+    let mut drops: Drops = BTreeMap::new();
     for (time, event) in seen.log {
         match event {
             Event::Publish { task } => stories.entry(*task).or_default().publish = Some(*time),
@@ -30,6 +34,7 @@ pub fn check(seen: &Seen, rules: &[Rules], verdict: &mut Verdict) {
             Event::Dead { task, reason, attempts } => {
                 stories.entry(*task).or_default().dead.push((*time, reason, *attempts));
             }
+            Event::WorkerLost { group } => drops.entry(*group).or_default().push(*time),
             Event::Started { run, task, .. } => stories.entry(*task).or_default().runs.push(&seen.runs[run]),
             _ => {}
         }
@@ -42,7 +47,7 @@ pub fn check(seen: &Seen, rules: &[Rules], verdict: &mut Verdict) {
             story,
         };
         judge.runs(verdict);
-        judge.end(verdict);
+        judge.end(&mut drops, verdict);
     }
 }
 
@@ -181,7 +186,7 @@ impl Judge<'_> {
     }
 
     /// The one way in which it ended.
-    fn end(&self, verdict: &mut Verdict) {
+    fn end(&self, drops: &mut Drops, verdict: &mut Verdict) {
         let story = self.story;
         let done = story.runs.iter().find(|run| matches!(run.end, Some((_, How::Ok))));
         let cancelled = story
@@ -221,7 +226,7 @@ impl Judge<'_> {
             (Some(cancel), ..) if !done_before(cancel) => "cancelled",
             (_, Some(_), _) => "done",
             (_, None, Some(dead)) => self.dead(verdict, dead),
-            (_, None, None) if !self.rules.dead_letter && self.gave_up() => "dropped",
+            (_, None, None) if !self.rules.dead_letter && (self.gave_up() || self.died(drops)) => "dropped",
             (_, None, None) if unanswered => "cancelled",
             (_, None, None) => {
                 if story.stored.is_some() {
@@ -283,21 +288,22 @@ impl Judge<'_> {
 
     /// Whether its last run was one that no other follows.
     fn gave_up(&self) -> bool {
-        self.story.runs.last().is_some_and(|run| {
-            let last = run.attempt == self.rules.max_attempts;
-            match run.end {
-                Some((_, How::Permanent)) => true,
-                Some((_, How::Failed)) => last || self.last_died_unseen(run),
-                Some((_, How::CutOff)) => last && (self.failed(run) || self.fault(run).is_some()),
-                _ => false,
-            }
+        self.story.runs.last().is_some_and(|run| match run.end {
+            Some((_, How::Permanent)) => true,
+            Some((_, How::Failed | How::CutOff)) => run.attempt == self.rules.max_attempts && self.failed(run),
+            _ => false,
         })
     }
 
-    /// Whether the last attempt may have died with its worker before the handler saw it: where dead letters are kept,
-    /// that is one with the reason `WorkerLost`.
-    fn last_died_unseen(&self, run: &Run) -> bool {
-        let (from, to) = (run.ended(), run.ended().saturating_add(2 * AFTERMATH));
-        run.attempt + 1 == self.rules.max_attempts && self.seen.disturbed(self.task.group, from, to)
+    /// Whether its last attempt may have died with its worker, perhaps before the handler saw it: one drop for that
+    /// reason is used up. Where dead letters are kept, such a task has one with the reason `WorkerLost`.
+    fn died(&self, drops: &mut Drops) -> bool {
+        let begun = self.story.publish.unwrap_or_default();
+        let drops = drops.entry(self.task.group).or_default();
+        let seen = self.story.runs.last().map_or(begun, |run| run.ended());
+        let index = drops
+            .iter()
+            .position(|at| seen <= *at && self.seen.disturbed(self.task.group, begun, *at));
+        index.map(|index| drops.remove(index)).is_some()
     }
 }

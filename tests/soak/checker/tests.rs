@@ -108,6 +108,10 @@ impl Story {
         )
     }
 
+    fn worker_lost(self, at: u64) -> Self {
+        self.at(at, Event::WorkerLost { group: 0 })
+    }
+
     fn no_dead_letters(mut self) -> Self {
         self.rules.dead_letter = false;
         self
@@ -400,7 +404,31 @@ fn a_task_that_does_not_end_exactly_once_is_found() {
             new()
                 .no_dead_letters()
                 .run(1, 1, 0, 100, How::Failed)
+                .fault(2, "kill", 200, 200)
+                .worker_lost(2000),
+            None,
+        ),
+        (
+            "the same, and nobody says so",
+            new()
+                .no_dead_letters()
+                .run(1, 1, 0, 100, How::Failed)
                 .fault(2, "kill", 200, 200),
+            Some("is lost"),
+        ),
+        (
+            "dropped as its worker was lost, and none was",
+            new().no_dead_letters().run(1, 1, 0, 100, How::Failed).worker_lost(2000),
+            Some("is lost"),
+        ),
+        (
+            "dropped, as the last attempt died with its worker",
+            new()
+                .no_dead_letters()
+                .run(1, 1, 0, 100, How::Failed)
+                .run(1, 2, 200, 300, How::CutOff)
+                .fault(1, "kill", 300, 300)
+                .worker_lost(2000),
             None,
         ),
         (
