@@ -108,23 +108,12 @@ pub fn delivery(run: &Run<'_>, number: u32) -> String {
 /// Whether the task went on elsewhere already, and only its ack was lost. If not, it does not do so any more by a
 /// worker that had it before. `None` when the lease was lost before that could be told.
 pub async fn was_handed_over(run: &Run<'_>) -> Option<bool> {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    while run.lease.is_held() {
-        if let Some(found) = answer(run, look_and_fence(run)).await {
-            return Some(found);
-        }
-        time::sleep(backoff.next()).await;
+    if ask(run, || look(run)).await? {
+        return Some(true);
     }
-    None
-}
-
-async fn look_and_fence(run: &Run<'_>) -> Result<bool, BrokerError> {
-    if look(run).await? {
-        return Ok(true);
-    }
-    fence(run).await?;
+    ask(run, || fence(run)).await?;
     // What came between the look and the fence.
-    look(run).await
+    ask(run, || look(run)).await
 }
 
 /// Keeps out what the holders of earlier deliveries may have sent and a connection that stood still may yet let
@@ -192,17 +181,10 @@ async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
 /// Removes what a task that came back was before, until that is confirmed: what is left of it would bring
 /// the task back once more. `false` when the lease was lost before.
 pub async fn remove_predecessors(run: &Run<'_>) -> bool {
-    let Some(origin) = run.task.header(history::ORIGIN) else {
-        return true;
-    };
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    while run.lease.is_held() {
-        if answer(run, remove(run, origin)).await.is_some() {
-            return true;
-        }
-        time::sleep(backoff.next()).await;
+    match run.task.header(history::ORIGIN) {
+        Some(origin) => ask(run, || remove(run, origin)).await.is_some(),
+        None => true,
     }
-    false
 }
 
 async fn remove(run: &Run<'_>, origin: &str) -> Result<(), BrokerError> {
@@ -221,18 +203,25 @@ async fn remove(run: &Run<'_>, origin: &str) -> Result<(), BrokerError> {
     }
 }
 
-/// The answer to a question about the task, if it comes. A broker that got it and then stopped never
-/// answers: better ask again soon.
-async fn answer<T>(run: &Run<'_>, question: impl Future<Output = Result<T, BrokerError>>) -> Option<T> {
-    let error = match time::timeout(PATIENCE, question).await {
-        Ok(Ok(answer)) => return Some(answer),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {PATIENCE:?}"),
-    };
-    tracing::debug!(
-        call_id = run.id,
-        error,
-        "it can't be told yet where the task went on; asking again"
-    );
+/// Asks something about the task until there is an answer; `None` when the lease was lost before. A broker that got
+/// the question and then stopped never answers: better ask again soon.
+async fn ask<T, F>(run: &Run<'_>, question: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, BrokerError>>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while run.lease.is_held() {
+        let error = match time::timeout(PATIENCE, question()).await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        tracing::debug!(
+            call_id = run.id,
+            error,
+            "it can't be told yet where the task went on; asking again"
+        );
+        time::sleep(backoff.next()).await;
+    }
     None
 }
