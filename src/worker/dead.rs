@@ -3,7 +3,7 @@
 use super::{
     handover::{self, HandOver},
     history::History,
-    policy::{Death, MAX_ERROR, Reason},
+    policy::{Death, MAX_ERROR},
     run_task::Run,
 };
 use crate::{
@@ -60,8 +60,7 @@ impl Letter<'_> {
         if let Some(status) = death.status {
             add(dead_headers::STATUS, status.to_string());
         }
-        // The last attempt failed just now, if there was one in this worker's hands.
-        let failed_now = matches!(death.reason, Reason::MaxAttempts | Reason::Permanent).then_some(self.now);
+        let failed_now = death.failed_now.then_some(self.now);
         if let Some(at) = history.first_failure.or(failed_now) {
             add(dead_headers::FIRST_FAILURE, at.to_string());
         }
@@ -99,6 +98,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::policy::Reason;
 
     fn letter(reason: Reason, error: &str, room: usize) -> Vec<String> {
         let at = |text: &str| text.parse::<Timestamp>().expect("a time");
@@ -117,6 +117,7 @@ mod tests {
                 error: error.into(),
                 status: (reason == Reason::MaxAttempts).then_some(500),
                 attempts: 5,
+                failed_now: reason == Reason::MaxAttempts,
             },
             now: at("2026-11-21T10:00:00Z"),
         };

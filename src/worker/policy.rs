@@ -80,6 +80,8 @@ pub struct Death {
     pub status: Option<i32>,
     /// How often it was tried.
     pub attempts: u32,
+    /// Whether its last attempt failed just now.
+    pub failed_now: bool,
 }
 
 /// Why a task is dead, in a word.
@@ -216,19 +218,32 @@ pub fn judge(result: &AttemptResult, attempt: u32, max_attempts: u32) -> Verdict
         error: result.error(),
         status: result.status(),
         attempts: attempt,
+        failed_now: true,
     })
 }
 
-/// What to do with a task that is delivered for the `attempt`th time, before it is run: one whose
-/// attempts are used up, as its workers never told how they ended, is not run again.
-pub fn already_dead(attempt: u32, max_attempts: u32) -> Option<Death> {
-    (attempt > max_attempts).then(|| Death {
-        reason: Reason::WorkerLost,
-        error: format!(
+/// What to do with a task that was tried `before` times when its message was made, before what would be the
+/// `attempt`th time: one whose attempts are used up is not run again.
+pub fn already_dead(before: u32, attempt: u32, max_attempts: u32) -> Option<Death> {
+    if attempt <= max_attempts {
+        return None;
+    }
+    let (reason, error) = if before < max_attempts {
+        let error = format!(
             "the last of {max_attempts} attempts has no result: its worker died, or lost its connection, in the middle"
-        ),
+        );
+        (Reason::WorkerLost, error)
+    } else {
+        let error = format!("it was tried {before} times, and retry.maxAttempts is {max_attempts} by now");
+        (Reason::MaxAttempts, error)
+    };
+    Some(Death {
+        reason,
+        error,
         status: None,
-        attempts: attempt - 1,
+        // Deliveries beyond that died with their worker, too, but were not to be tried.
+        attempts: before.max(max_attempts),
+        failed_now: false,
     })
 }
 
@@ -242,6 +257,7 @@ pub fn expired(attempt: u32, expire: Option<Duration>) -> Death {
         ),
         status: None,
         attempts: attempt.saturating_sub(1),
+        failed_now: false,
     }
 }
 
@@ -357,9 +373,19 @@ mod tests {
     }
 
     #[test]
-    fn a_task_whose_workers_never_came_back_is_not_run_again() {
-        assert_eq!(already_dead(5, 5), None);
-        let death = already_dead(6, 5).expect("dead");
-        assert_eq!((death.reason, death.attempts), (Reason::WorkerLost, 5));
+    fn a_task_whose_attempts_are_used_up_is_not_run_again() {
+        for (before, attempt, max_attempts, dead) in [
+            (4, 5, 5, None),
+            (4, 6, 5, Some((Reason::WorkerLost, 5))),
+            (0, 6, 5, Some((Reason::WorkerLost, 5))),
+            // Whoever was to bury it died, too.
+            (4, 8, 5, Some((Reason::WorkerLost, 5))),
+            // It waited for its sixth attempt when the group was given less.
+            (5, 6, 3, Some((Reason::MaxAttempts, 5))),
+        ] {
+            let death = already_dead(before, attempt, max_attempts);
+            let found = death.map(|death| (death.reason, death.attempts));
+            assert_eq!(found, dead, "{before} {attempt} {max_attempts}");
+        }
     }
 }

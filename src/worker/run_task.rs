@@ -229,7 +229,7 @@ async fn may_start(
     if run.held.was_cancelled() {
         return Err(NoStart::Cancelled);
     }
-    if let Some(death) = policy::already_dead(attempt, run.terms.settings.max_attempts) {
+    if let Some(death) = policy::already_dead(history.attempts, attempt, run.terms.settings.max_attempts) {
         return Err(NoStart::Dead(death));
     }
     {
