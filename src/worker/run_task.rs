@@ -162,6 +162,9 @@ async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
     let history = History::of(task);
     let attempt = history.attempts.saturating_add(task.delivered());
     if task.delivered() > 1 {
+        if !Box::pin(run.lease.confirm()).await {
+            return lost(run);
+        }
         match Box::pin(handover::was_handed_over(run)).await {
             Some(true) => {
                 tracing::info!(

@@ -197,6 +197,25 @@ async fn what_nats_forgot_to_have_delivered_is_cut_off_before_another_worker_get
 }
 
 #[tokio::test]
+async fn what_was_delivered_a_second_time_is_not_given_to_another_worker_when_nats_is_restarted() {
+    let bed = Bed::with(&Group::default().concurrency(1).ack_wait(6)).await;
+    let hold = Hold::new();
+    let (joint, one, other) = two_held(&hold).await;
+    bed.publish("0", "").await;
+    bed.take_one().await;
+    let _workers = (bed.ready_worker(&one.url()).await, bed.ready_worker(&other.url()).await);
+    until("it runs", async || joint.running() == 1).await;
+    bed.restart_nats().await;
+    until("the other asks for tasks", async || {
+        bed.consumer_info().await["num_waiting"] == 1 || joint.calls().len() > 1
+    })
+    .await;
+    hold.release(2);
+    bed.empty_queue().await;
+    assert_eq!(joint.calls().len(), 1);
+}
+
+#[tokio::test]
 async fn a_consumer_that_is_deleted_and_made_again_is_pulled_from_again() {
     let group = Group::default();
     let bed = Bed::with(&group).await;
