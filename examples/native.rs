@@ -214,8 +214,15 @@ where
 /// Says every third of `ackWait` that the task is being worked on. Returns when the broker does not confirm
 /// that within another third.
 async fn lease_lost(message: &Message, ack_wait: Duration) {
+    // nats-server does not write down when it delivers a message again: started anew, it would give it to another.
+    let mut pause = if attempt_of(message) > 1 {
+        Duration::ZERO
+    } else {
+        ack_wait / 3
+    };
     loop {
-        sleep(ack_wait / 3).await;
+        sleep(pause).await;
+        pause = ack_wait / 3;
         let told = timeout(ack_wait / 3, message.double_ack_with(AckKind::Progress)).await;
         if !matches!(told, Ok(Ok(()))) {
             return;

@@ -116,6 +116,17 @@ pub async fn was_handed_over(run: &Run<'_>) -> Option<bool> {
     ask(run, || look(run)).await
 }
 
+/// Whether more is in flight than the group may have, as its limit was lowered: the broker delivers again what it had
+/// delivered, whatever the limit is by then. `None` when the lease was lost before that could be told.
+pub async fn exceeds_limit(run: &Run<'_>) -> Option<bool> {
+    let stream = run.worker.queue.stream();
+    let consumer = ask(run, || run.worker.broker.consumer(&stream)).await?;
+    Some(consumer.is_some_and(|consumer| {
+        let limit = u64::try_from(consumer.max_ack_pending()).unwrap_or(u64::MAX);
+        consumer.num_ack_pending > limit
+    }))
+}
+
 /// Keeps out what the holders of earlier deliveries may have sent and a connection that stood still may yet let
 /// through: the streams drop a message whose id they know.
 async fn fence(run: &Run<'_>) -> Result<(), BrokerError> {

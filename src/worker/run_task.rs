@@ -32,7 +32,7 @@ enum Outcome {
     Done,
     /// It waits for its next attempt.
     Retried,
-    /// It waits until the group is open again, or goes on.
+    /// It waits until the group is open again, goes on, or has room.
     PutOff,
     /// Its dead letter is stored.
     DeadLettered,
@@ -173,6 +173,11 @@ async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
                 );
                 return leave(run, Outcome::GoneOn).await;
             }
+            Some(false) => {}
+            None => return lost(run),
+        }
+        match Box::pin(handover::exceeds_limit(run)).await {
+            Some(true) => return Box::pin(put_off(run, &history, attempt, run.worker.now())).await,
             Some(false) => {}
             None => return lost(run),
         }

@@ -5,7 +5,6 @@ use crate::{
     relay::Relay,
     support::{nats::NatsServer, proxy::Proxy},
 };
-use async_nats::jetstream::consumer::PullConsumer;
 use futures::{StreamExt, stream};
 use serde_json::Value;
 use std::{
@@ -277,15 +276,6 @@ impl Bed {
         let asked = client.publish_with_reply(self.queue.cancel_question(), inbox, question.into());
         asked.await.expect("a question");
         assert_eq!(answers.take(workers).count().await, workers);
-    }
-
-    /// Takes a task and does nothing with it, as a worker that dies: after `ackWait`, it is delivered a second time.
-    pub async fn take_one(&self) {
-        let jetstream = self.nats.jetstream().await;
-        let stream = jetstream.get_stream(self.stream().as_str()).await.expect("the stream");
-        let consumer: PullConsumer = stream.get_consumer(names::CONSUMER).await.expect("the consumer");
-        let mut tasks = consumer.fetch().max_messages(1).messages().await.expect("a pull");
-        tasks.next().await.expect("a task").expect("no error");
     }
 
     /// Waits for `count` dead letters, and returns them with their headers (names in lower case).

@@ -202,7 +202,8 @@ async fn what_was_delivered_a_second_time_is_not_given_to_another_worker_when_na
     let hold = Hold::new();
     let (joint, one, other) = two_held(&hold).await;
     bed.publish("0", "").await;
-    bed.take_one().await;
+    // By somebody who then dies.
+    let _lost = bed.deliver_by_hand().await;
     let _workers = (bed.ready_worker(&one.url()).await, bed.ready_worker(&other.url()).await);
     until("it runs", async || joint.running() == 1).await;
     bed.restart_nats().await;
@@ -213,6 +214,27 @@ async fn what_was_delivered_a_second_time_is_not_given_to_another_worker_when_na
     hold.release(2);
     bed.empty_queue().await;
     assert_eq!(joint.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn what_workers_left_behind_that_died_keeps_to_a_limit_that_was_lowered_meanwhile() {
+    let group = Group::default().concurrency(3).ack_wait(2);
+    let bed = Bed::with_relay(&group).await;
+    bed.publish_many(3).await;
+    for _ in 0..3 {
+        let _lost = bed.deliver_by_hand().await;
+    }
+    // The broker's own limit does not hold for what it delivers again.
+    bed.change(&group.concurrency(1)).await;
+    let hold = Hold::new();
+    let (joint, one, other) = two_held(&hold).await;
+    let _workers = (bed.ready_worker(&one.url()).await, bed.ready_worker(&other.url()).await);
+    for done in 1..=3 {
+        until("the next runs", async || joint.calls().len() >= done).await;
+        hold.release(1);
+    }
+    bed.empty_queue().await;
+    assert_eq!((joint.peak(), joint.calls().len()), (1, 3));
 }
 
 #[tokio::test]
