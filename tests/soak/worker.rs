@@ -1,11 +1,16 @@
 //! A worker in the place of a pod: a process that is started again whenever it ended, behind a proxy.
 
-use crate::{checker::Event, handler::Handler, record::Record, support::proxy::Proxy};
+use crate::{
+    checker::Event,
+    handler::Handler,
+    record::Record,
+    support::{proxy::Proxy, worker},
+};
 use std::{
     fs::File,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -56,24 +61,13 @@ impl Worker {
         static LAST: AtomicU32 = AtomicU32::new(0);
         self.number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         let log = File::create(self.logs.join(format!("{}-worker-{}.log", self.queue, self.number))).unwrap();
-        let process = Command::new("setpriv")
-            // Gone when the test is, however that ends.
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "--",
-                env!("CARGO_BIN_EXE_taskgroup-worker"),
-                "worker",
-            ])
-            .args(["--nats-url", &self.proxy.url()])
-            .args(["--handler-url", &self.handler.url(self.number)])
-            .args(["--namespace", &self.namespace, "--queue", &self.queue])
-            .args(["--admin-addr", "127.0.0.1:0", "--log", "taskgroup=debug"])
-            .stdin(Stdio::null())
+        let handler = self.handler.url(self.number);
+        let args = ["--handler-url", handler.as_str()];
+        let process = worker::command(&args, &self.proxy.url(), &self.namespace, &self.queue)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .expect("the worker can be run (setpriv is in Debian's util-linux)");
+            .expect(worker::NEEDS);
         self.process = Some(process);
     }
 

@@ -15,3 +15,4 @@ pub mod proxy;
 pub mod requests;
 pub mod scratch;
 pub mod tools;
+pub mod worker;

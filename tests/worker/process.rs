@@ -1,6 +1,6 @@
 //! A worker as a process of its own, which can be killed.
 
-use crate::bed::until;
+use crate::{bed::until, support::worker};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
@@ -29,31 +29,12 @@ impl Worker {
 
     /// Starts it with these arguments (first) and environment variables beside the usual ones.
     pub async fn start_with(nats_url: &str, queue: &Queue, args: &[&str], env: &[(&str, &str)]) -> Self {
-        // The kernel kills it when the thread of the test is gone, however that ended.
-        let mut child = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "--",
-                env!("CARGO_BIN_EXE_taskgroup-worker"),
-                "worker",
-            ])
-            .args(args)
-            .args(["--nats-url", nats_url])
-            .args(["--namespace", &queue.namespace, "--queue", &queue.name])
-            .args([
-                "--admin-addr",
-                "127.0.0.1:0",
-                "--log-format",
-                "json",
-                "--log",
-                "taskgroup=debug",
-            ])
+        let mut child = worker::command(args, nats_url, &queue.namespace, &queue.name)
+            .args(["--log-format", "json"])
             .envs(env.iter().copied())
-            .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the worker can be run (setpriv is in Debian's util-linux)");
+            .expect(worker::NEEDS);
         let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
         let log: Arc<Mutex<String>> = Arc::default();
         let written = log.clone();
