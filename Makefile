@@ -1,67 +1,70 @@
-# `make help` lists what there is. The work is done by the scripts in tests/cluster/, each with a --help of its own.
+# `make help` lists the targets. The scripts in tests/cluster/ do the work. Each has a --help of its own.
 
 SCRIPTS := tests/cluster
 # For bench-reconcile: the number of TaskGroups.
 N ?= 300
-# For soak: how long faults are injected. SEED and SOAK_TASKS are passed on, too.
+# For soak: the number of seconds with faults. SEED and SOAK_TASKS are passed on as well.
 SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint crds image cluster-up cluster-down soak bench-reconcile bench-worker bench-peers tools deny clean
+.PHONY: help demo demo-down test lint crds docs image cluster-up cluster-down soak bench-reconcile bench-worker bench-peers tools deny clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## The two queues problem, live, in a cluster on this machine
+demo: ## Show three groups at their limits in a cluster on this machine
 	@$(SCRIPTS)/demo
 
-demo-down: cluster-down ## Remove everything that the demo brought up
+demo-down: cluster-down ## Remove everything that the demo created
 
-test: ## Every test, the end-to-end one in a cluster of its own
+test: ## Run every test, the end-to-end test in a cluster of its own
 	@$(SCRIPTS)/tools api node image
 	@$(SCRIPTS)/run-tests
 
-lint: ## Format check, and clippy with warnings as errors
+lint: ## Check the format, and run clippy with warnings as errors
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 crds: ## Write crds/ from the Rust types
 	cargo run --quiet --locked -- crds --dir crds
 
+docs: ## Write docs/reference/ from the CRDs, the arguments, and the metrics
+	cargo run --quiet --locked -- reference --dir docs/reference
+
 image: ## Build the container images into target/cluster/images
 	@$(SCRIPTS)/tools image
 	@$(SCRIPTS)/image taskgroup handler
 
-cluster-up: ## Bring up a Kubernetes (CLUSTER=existing, kind or local; see tests/cluster/README.md)
+cluster-up: ## Create a cluster (CLUSTER=existing, kind, or local; see tests/cluster/README.md)
 	@$(SCRIPTS)/tools node image
 	@$(SCRIPTS)/up
 
-cluster-down: ## Take it down again
+cluster-down: ## Remove the cluster
 	@$(SCRIPTS)/down
 
-soak: ## Everything at once, with faults at random, for 10 minutes (SOAK_SECONDS=600 SEED=... SOAK_TASKS=...)
+soak: ## Run 20 groups under random faults for 10 minutes (SOAK_SECONDS=600 SEED=... SOAK_TASKS=...)
 	@$(SCRIPTS)/tools api
 	@SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --test soak -- --nocapture --exact \
 	  every_task_ends_exactly_once_and_no_limit_is_ever_exceeded_whatever_happens
 
-bench-reconcile: ## From applied TaskGroups to running pipelines: time and requests against the floor (N=300)
+bench-reconcile: ## Measure time and requests from applied TaskGroups to running pipelines (N=300)
 	@$(SCRIPTS)/tools api
 	@N=$(N) $(SCRIPTS)/release bench --bench reconcile
 
-bench-worker: ## The worker's speed, latency, use of its slots and memory against the floor (QUICK=1 to try it)
+bench-worker: ## Measure the worker's speed, latency, use of slots, and memory (QUICK=1 to try it)
 	@$(SCRIPTS)/tools api
 	@ulimit -n "$$(ulimit -H -n)" && $(SCRIPTS)/release bench --bench worker
 
-bench-peers: ## The same tasks on Celery and on BullMQ, and on ours: tasks per second (QUICK=1 to try it)
+bench-peers: ## Measure tasks per second beside Celery and BullMQ (QUICK=1 to try it)
 	@$(SCRIPTS)/tools api
 	@benches/peers/run
 
-tools: ## Get everything that the tests need (kept in ~/.cache/taskgroup)
+tools: ## Fetch what the tests need into ~/.cache/taskgroup
 	@$(SCRIPTS)/tools api node image
 
-deny: ## Check the licences and the sources of the dependencies
+deny: ## Check the licenses and the sources of the dependencies
 	@$(SCRIPTS)/tools deny
 	@$(SCRIPTS)/check-licences
 
-clean: cluster-down ## Remove what was built here; the cache of tools stays
+clean: cluster-down ## Remove build results; the cache of tools stays
 	cargo clean

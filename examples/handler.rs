@@ -1,19 +1,20 @@
-//! The sample handler of the demo and of the end-to-end test: takes a task, takes its time, answers.
+//! The sample handler of the demo and of the end-to-end test. It takes a task, takes its time, and answers.
 //!
 //! Environment:
-//! - `PORT`: where it listens, on all addresses; 8080 by default.
-//! - `TASK_TIME`: how long a task takes, for example `200ms` or `1m30s`; `1s` by default.
-//! - `RECORDER_URL`: where the begin and the end of every attempt are POSTed to, as
-//!   `{"event": "start" | "end" | "cut", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`,
-//!   so that somebody can count what ran at once over all pods; `cut` is the end of an attempt that the
-//!   worker hung up on. An attempt that can't be recorded fails with 503 rather than run uncounted.
-//!   Without it nothing is recorded. `handler recorder` listens for such events.
-//!   `handler task` does one task and ends, as a TaskHandler with `exec` wants it.
-//! - `HOSTNAME`: what it calls itself as `pod`; Kubernetes sets it.
+//! - `PORT` is the port to listen on, on all addresses; 8080 by default.
+//! - `TASK_TIME` is the duration of a task, for example `200ms` or `1m30s`; `1s` by default.
+//! - `RECORDER_URL` receives a POST at the start and at the end of every attempt:
+//!   `{"event": "start" | "end" | "cut", "group", "task", "attempt", "pod", "at": <microseconds since 1970>}`.
+//!   A reader can thus count what ran at once across all pods. `cut` ends an attempt whose connection the worker closed.
+//!   An attempt that can't be recorded fails with 503 instead of running uncounted. Without `RECORDER_URL`, nothing is
+//!   recorded. `handler recorder` receives such events.
+//! - `HOSTNAME` is reported as `pod`. Kubernetes sets it.
 //!
-//! A task may ask for another fate, by its payload:
-//! `{"sleep": "10s"}` takes that long; `{"fail": 503}` fails with that status (or exit code); with `"until": 3` only the
-//! attempts before the third do. Or by its id: `fail-400-…` fails with status 400.
+//! `handler task` runs one task and exits, as a TaskHandler with `exec` expects.
+//!
+//! The payload of a task can request another outcome. `{"sleep": "10s"}` takes that long. `{"fail": 503}` fails with that
+//! status or exit code. With `"until": 3`, only the attempts before the third fail. A task with the id `fail-400-…` fails
+//! with status 400.
 //!
 //! `GET /healthz` answers `ok`.
 
@@ -36,7 +37,7 @@ struct Handler {
     recorder: Option<Recorder>,
 }
 
-/// What a task may ask for.
+/// The outcome that a task's payload requests.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Wishes {
@@ -96,7 +97,7 @@ async fn handle(State(handler): State<Arc<Handler>>, headers: HeaderMap, payload
 }
 
 impl Handler {
-    /// Takes the time of a task, and returns how it wishes to fail, if it does.
+    /// Takes the task's time, and returns the failure that the task requests, if any.
     async fn run(&self, attempt: Attempt, payload: &[u8]) -> Result<Option<u16>, String> {
         let mut running = match &self.recorder {
             Some(recorder) => Some(recorder.start(attempt.clone()).await?),
@@ -114,7 +115,7 @@ impl Handler {
     }
 }
 
-/// The attempt that a request is about.
+/// Reads the attempt from the request's headers.
 fn attempt_of(headers: &HeaderMap) -> Attempt {
     let text = |name: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -127,7 +128,7 @@ fn attempt_of(headers: &HeaderMap) -> Attempt {
     }
 }
 
-/// The one task of this process, which the environment describes; the answer is the exit code.
+/// Runs the one task of this process, which the environment describes, and returns the exit code.
 async fn run_one(handler: &Handler) -> ExitCode {
     let attempt = Attempt {
         group: variable("X_TASK_GROUP", ""),

@@ -1,14 +1,14 @@
-//! A container for a TaskHandler with `native`: takes its tasks from JetStream by itself.
+//! A container for a TaskHandler with `native`. It pulls its tasks from JetStream itself.
 //!
-//! The group's limit is the consumer's: the broker hands out no more tasks at once to all pods together.
-//! What is left to do is to ask for no more than this pod can run, to say that a task is still being worked
-//! on, to stop working on it when that could not be said in time, and to say how it ended. Retries are the
-//! broker's redeliveries, which keep their slot; there are no dead letters but those that one writes.
+//! The consumer enforces the group's limit. The broker never delivers more tasks at once to all pods together. This program
+//! requests no more tasks than its pod can run, heartbeats each running task, aborts a task whose heartbeat the broker did
+//! not confirm in time, and acks finished tasks. Retries are the broker's redeliveries and keep their slot. Dead letters
+//! exist only if a program writes them.
 //!
-//! Environment, set by the operator: `NATS_URL`, `NATS_CREDS` (a file, if there is one), `STREAM`,
-//! `CONSUMER`, `MAX_INFLIGHT` (most tasks of this pod at once), `ACK_WAIT` (seconds after which the broker
-//! gives a task to another pod). Our own: `TASK_TIME`, how long a task takes (`1s`), and `RECORDER_URL`, as
-//! in `handler.rs`.
+//! The operator sets these environment variables: `NATS_URL`, `NATS_CREDS` (a file, if credentials are configured),
+//! `STREAM`, `CONSUMER`, `MAX_INFLIGHT` (the tasks that this pod may run at once), and `ACK_WAIT` (the seconds until the
+//! broker redelivers a task). This program adds `TASK_TIME`, the duration of a task (`1s` by default), and
+//! `RECORDER_URL`, as in `handler.rs`.
 
 #[path = "recorder/client.rs"]
 mod recorder;
@@ -27,29 +27,24 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long one request for tasks may wait at the broker.
+/// The broker answers an unfulfilled pull after this time.
 const EXPIRES: Duration = Duration::from_secs(5);
 
-/// Pause after something went wrong.
+/// The pause after an error.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Attempts of a task, the first one included.
+/// The attempts of a task, including the first.
 const MAX_ATTEMPTS: i64 = 5;
 
-/// What the operator tells us.
+/// The settings that the operator passes to the container.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where NATS is.
     pub nats_url: String,
-    /// Its credentials file.
     pub nats_creds: Option<PathBuf>,
-    /// The group's stream.
     pub stream: String,
-    /// Its consumer.
     pub consumer: String,
-    /// Most tasks of this pod at once.
     pub max_inflight: usize,
-    /// After how long without a sign of life the broker gives a task to another pod.
+    /// The broker redelivers a task after this time without a heartbeat.
     pub ack_wait: Duration,
 }
 
@@ -103,7 +98,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does `work` with each task until `stop`, and then finishes what runs.
+/// Runs `work` for each task until `stop`, and then waits for the running tasks.
 pub async fn run<W, F>(settings: &Settings, work: W, stop: CancellationToken) -> anyhow::Result<()>
 where
     W: Fn(Arc<Message>) -> F + Clone + Send + 'static,
@@ -114,7 +109,7 @@ where
     let slots = Arc::new(Semaphore::new(settings.max_inflight));
     let running = TaskTracker::new();
     while !stop.is_cancelled() {
-        // One free slot is waited for; then as many tasks are asked for as there are.
+        // Waits for one free slot, and then requests as many tasks as slots are free.
         tokio::select! {
             slot = slots.acquire() => drop(slot?),
             () = stop.cancelled() => break,
@@ -126,7 +121,7 @@ where
         let mut batch = match batch.messages().await {
             Ok(batch) => batch,
             Err(error) => {
-                eprintln!("no tasks can be asked for: {error}");
+                eprintln!("can't pull: {error}");
                 sleep(PAUSE).await;
                 continue;
             }
@@ -134,20 +129,20 @@ where
         loop {
             let message = tokio::select! {
                 message = batch.next() => message,
-                // A task that is just on its way is not lost: after ackWait, another pod gets it.
+                // A task that is just being delivered is not lost. JetStream redelivers it after ackWait.
                 () = stop.cancelled() => break,
             };
             let message = match message {
                 Some(Ok(message)) => Arc::new(message),
-                // All came, or the time is over: on to the next request.
+                // The pull is fulfilled or expired.
                 None => break,
                 Some(Err(error)) => {
-                    eprintln!("asking for tasks again: {error}");
+                    eprintln!("pulling again: {error}");
                     sleep(PAUSE).await;
                     break;
                 }
             };
-            // At once: no more was asked for than there are.
+            // Never waits, because the pull requested no more tasks than free slots.
             let slot = slots.clone().acquire_owned().await?;
             let work = work.clone();
             running.spawn(async move {
@@ -187,15 +182,15 @@ where
 {
     let result = tokio::select! {
         result = work(message.clone()) => result,
-        // Dropped in the middle: nobody else may start it before that.
+        // Drops the work before the broker may give the task to another pod.
         () = lease_lost(&message, ack_wait) => {
-            eprintln!("{}: cut off, as the broker could not be told in time that it still runs", message.subject);
+            eprintln!("{}: aborted, because the broker did not confirm the heartbeat in time", message.subject);
             return;
         }
     };
     let verdict = match result {
         Ok(()) => AckKind::Ack,
-        // Too often: removed. A program that wants a dead letter stores it first.
+        // The last attempt. A program that wants a dead letter stores it before this.
         Err(error) if attempt_of(&message) >= MAX_ATTEMPTS => {
             eprintln!("{}: given up: {error}", message.subject);
             AckKind::Term
@@ -205,16 +200,15 @@ where
             AckKind::Nak(Some(PAUSE))
         }
     };
-    // A word that gets lost means another attempt, after ackWait.
+    // JetStream redelivers a task whose ack was lost after ackWait.
     if let Err(error) = message.double_ack_with(verdict).await {
-        eprintln!("{}: the broker did not confirm its end: {error}", message.subject);
+        eprintln!("{}: the broker did not confirm the ack: {error}", message.subject);
     }
 }
 
-/// Says every third of `ackWait` that the task is being worked on. Returns when the broker does not confirm
-/// that within another third.
+/// Heartbeats the task every third of `ackWait`. Returns when the broker does not confirm a heartbeat within another third.
 async fn lease_lost(message: &Message, ack_wait: Duration) {
-    // nats-server does not write down when it delivers a message again: started anew, it would give it to another.
+    // nats-server does not persist redeliveries. After a restart, it would give this task to another pod.
     let mut pause = if attempt_of(message) > 1 {
         Duration::ZERO
     } else {
@@ -230,7 +224,7 @@ async fn lease_lost(message: &Message, ack_wait: Duration) {
     }
 }
 
-/// Which attempt of its task a message is, from 1.
+/// Returns the number of this attempt, from 1.
 fn attempt_of(message: &Message) -> i64 {
     message.info().map_or(1, |info| info.delivered)
 }

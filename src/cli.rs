@@ -1,6 +1,6 @@
 //! The arguments of every subcommand. Each is also an environment variable.
 
-use crate::{telemetry::LogFormat, worker::is_callback_rule};
+use crate::{reference, telemetry::LogFormat, worker::is_callback_rule};
 use clap::{Args, Parser, Subcommand, builder::Resettable};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -51,6 +51,9 @@ pub enum Command {
     /// Write the CustomResourceDefinitions as YAML.
     #[command(after_help = "Examples:\n  taskgroup crds | kubectl apply -f -\n  taskgroup crds --dir crds")]
     Crds(CrdsArgs),
+    /// Write the reference pages of the documentation.
+    #[command(hide = true, after_help = "Example:\n  taskgroup reference --dir docs/reference")]
+    Reference(reference::Args),
 }
 
 /// What is done in worker pods: all that `taskgroup-worker` can do.

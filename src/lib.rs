@@ -16,6 +16,7 @@ pub mod names;
 pub mod operator;
 mod processes;
 pub mod program;
+pub mod reference;
 pub mod settings;
 pub mod task;
 pub mod telemetry;

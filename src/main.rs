@@ -1,9 +1,11 @@
 //! `taskgroup`: parse the arguments, start logging, hand over.
 
+use clap::CommandFactory;
 use std::process::ExitCode;
 use taskgroup::{
-    cli::{self, Cli, Command},
-    crds, operator, program,
+    api,
+    cli::{self, Cli, Command, WorkerCli},
+    crds, operator, program, reference,
 };
 
 fn main() -> ExitCode {
@@ -18,6 +20,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Pod(command) => return program::run_in_pod(command),
         Command::Crds(args) => crds::write(&args)?,
+        Command::Reference(args) => reference::write(
+            &args,
+            &reference::Sources {
+                crds: api::crds().into_iter().map(|(_, crd)| crd).collect(),
+                programs: vec![Cli::command(), WorkerCli::command()],
+                metrics: Vec::new(),
+            },
+        )?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! The cluster as a user has it: everything goes through kubectl, and is shown as one would type it.
+//! The cluster as a user sees it. Everything goes through kubectl, and the demo prints each command as a user would type it.
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -9,18 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a condition is left alone before it is looked at again.
+/// The pause between two checks of a condition.
 const POLL: Duration = Duration::from_millis(250);
 
-/// The cluster that `make cluster-up` brought up.
+/// The cluster that `make cluster-up` created.
 pub struct Cluster {
     kubectl: PathBuf,
-    /// Where its kubeconfig lies.
     pub kubeconfig: PathBuf,
 }
 
 impl Cluster {
-    /// The cluster of this checkout; `None` if none is up.
+    /// Returns the cluster of this checkout, if it is up.
     pub fn find() -> Option<Self> {
         let state = root().join("target/cluster");
         let kubeconfig = state.join("kubeconfig");
@@ -32,29 +31,20 @@ impl Cluster {
         })
     }
 
-    /// Runs kubectl and shows the command; its words are separated by blanks.
-    ///
-    /// # Errors
-    /// What kubectl says, if it fails.
+    /// Prints and runs a kubectl command.
     pub fn run(&self, command: &str) -> anyhow::Result<String> {
         println!("$ kubectl {command}");
         self.quietly(command)
     }
 
-    /// As [`Cluster::run`], and shows what kubectl prints.
-    ///
-    /// # Errors
-    /// What kubectl says, if it fails.
+    /// Prints and runs a kubectl command, and prints its output.
     pub fn show(&self, command: &str) -> anyhow::Result<()> {
         let printed = self.run(command)?;
         println!("{}\n", printed.trim_end());
         Ok(())
     }
 
-    /// Runs kubectl without showing the command.
-    ///
-    /// # Errors
-    /// What kubectl says, if it fails.
+    /// Runs kubectl without printing the command.
     pub fn quietly(&self, command: &str) -> anyhow::Result<String> {
         let output = self.output(command)?;
         if output.status.success() {
@@ -63,20 +53,13 @@ impl Cluster {
         bail!("kubectl {command}: {}", String::from_utf8_lossy(&output.stderr).trim())
     }
 
-    /// Whether the object is gone.
-    ///
-    /// # Errors
-    /// Anything else that kubectl says.
     pub fn is_gone(&self, object: &str) -> anyhow::Result<bool> {
         Ok(self
             .quietly(&format!("get {object} --ignore-not-found -o name"))?
             .is_empty())
     }
 
-    /// Minor version of the API server: 33 for 1.33. A server built by hand may have none: 0.
-    ///
-    /// # Errors
-    /// A server that does not answer.
+    /// Returns the minor version of the API server, such as 33 for 1.33. A server built by hand may have none, which is 0.
     pub fn minor_version(&self) -> anyhow::Result<u32> {
         let version: Value = serde_json::from_str(&self.quietly("get --raw /version")?)?;
         let minor = version["minor"].as_str().unwrap_or_default();
@@ -84,10 +67,7 @@ impl Cluster {
         Ok(digits.parse().unwrap_or(0))
     }
 
-    /// Forwards a local port to the NATS in the cluster, for as long as the result lives.
-    ///
-    /// # Errors
-    /// What kubectl says instead of a port.
+    /// Forwards a local port to the NATS in the cluster until the result is dropped.
     pub fn forward_nats(&self) -> anyhow::Result<Forward> {
         let command = "-n taskgroup-system port-forward service/nats :4222";
         println!("$ kubectl {command} &");
@@ -96,7 +76,7 @@ impl Cluster {
         if let Some(stdout) = child.stdout.take() {
             let mut stdout = BufReader::new(stdout);
             stdout.read_line(&mut line)?;
-            // kubectl says something about every connection: read on, or it would wait for us.
+            // kubectl prints a line per connection and blocks when nobody reads them.
             std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(drop));
         }
         let mut forward = Forward { child, port: 0 };
@@ -125,14 +105,13 @@ impl Cluster {
     }
 }
 
-/// A forwarded port; ends when dropped.
+/// A forwarded port. Dropping it ends the forwarding.
 pub struct Forward {
     child: Child,
     port: u16,
 }
 
 impl Forward {
-    /// URL of what is behind the port.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -140,16 +119,13 @@ impl Forward {
 
 impl Drop for Forward {
     fn drop(&mut self) {
-        // It is gone already where these fail.
+        // Both fail if the process already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Looks until there is something to see, at most for `limit`.
-///
-/// # Errors
-/// `what` did not happen in time; what `look` last failed with is told.
+/// Polls `look` until it returns a value, for at most `limit`. The error names `what` and the last failure of `look`.
 pub async fn until<T>(
     what: &str,
     limit: Duration,
@@ -172,7 +148,6 @@ pub async fn until<T>(
     }
 }
 
-/// The checkout.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

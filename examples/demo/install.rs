@@ -1,17 +1,14 @@
-//! What has to stand before tasks can run: the operator and NATS in the cluster, and a way to publish from here.
+//! Prepares the cluster. Installs the operator and NATS, and opens a way to publish from this machine.
 
 use super::cluster::{Cluster, Forward, until};
 use std::time::Duration;
 use taskgroup::{broker::Broker, cli::NatsArgs, names::Queue};
 
-/// API servers know CEL rules from this minor version on. kubectl refuses to send them to an older
-/// one, which would just drop them.
+/// API servers evaluate CEL rules from this minor version on. kubectl refuses to send rules to an older server, which would
+/// drop them.
 const KNOWS_CEL: u32 = 25;
 
-/// Installs the CRDs, the operator and NATS, or renews them, and waits until they are ready.
-///
-/// # Errors
-/// Whatever kubectl says.
+/// Installs or updates the CRDs, the operator, and NATS, and waits until they are ready.
 pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.show(&format!("apply {} -k crds", validation(cluster)?))?;
     cluster.run(
@@ -21,7 +18,7 @@ pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     let was_there = !cluster.is_gone("-n taskgroup-system deployment/taskgroup-operator")?;
     cluster.show("apply -k deploy/local")?;
     if was_there {
-        // The image's name is the same after a new build; its content may not be.
+        // The image keeps its name after a new build, but its content may differ.
         cluster.run("-n taskgroup-system rollout restart deployment/taskgroup-operator")?;
     }
     cluster.run("-n taskgroup-system rollout status statefulset/nats --timeout=300s")?;
@@ -30,11 +27,8 @@ pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes what an earlier run left in a namespace, if anything. The namespace stays: Kubernetes
-/// takes minutes to delete one whose pods may take minutes to stop.
-///
-/// # Errors
-/// Whatever kubectl says, or pods that do not end.
+/// Removes what an earlier run left in a namespace. The namespace stays, because Kubernetes takes minutes to delete one whose
+/// pods may take minutes to stop.
 pub async fn clear(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
     if cluster.is_gone(&format!("namespace/{namespace}"))? {
         return Ok(());
@@ -49,10 +43,7 @@ pub async fn clear(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// The option that `kubectl apply` of the CRDs needs, if any.
-///
-/// # Errors
-/// A server that does not answer.
+/// Returns the option that `kubectl apply` of the CRDs needs, if any.
 pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
     if cluster.minor_version()? >= KNOWS_CEL {
         return Ok("--validate=true");
@@ -63,10 +54,7 @@ pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
     Ok("--validate=false")
 }
 
-/// A connection to the NATS in the cluster, for as long as the forwarded port lives.
-///
-/// # Errors
-/// A port that can't be forwarded, or a NATS that does not answer.
+/// Connects to the NATS in the cluster. The connection lasts as long as the forwarded port.
 pub async fn connect(cluster: &Cluster) -> anyhow::Result<(Broker, Forward)> {
     let forward = cluster.forward_nats()?;
     let args = NatsArgs {
@@ -81,10 +69,7 @@ pub async fn connect(cluster: &Cluster) -> anyhow::Result<(Broker, Forward)> {
     Ok((broker, forward))
 }
 
-/// Publishes a task, and waits until the queue has stored it.
-///
-/// # Errors
-/// A queue that does not take it.
+/// Publishes a task and waits until the queue has stored it.
 pub async fn publish(broker: &Broker, namespace: &str, queue: &str, id: &str) -> anyhow::Result<()> {
     let subject = Queue::new(namespace, queue).task(id);
     let headers = [("Nats-Msg-Id".to_owned(), id.to_owned())];

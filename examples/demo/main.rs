@@ -1,7 +1,7 @@
-//! The two queues problem, live: three groups with limits of their own, one mixed list of tasks, real pods.
+//! The demo. Three groups with limits of their own run one mixed list of tasks on real pods.
 //!
-//! `make demo` builds the images, brings up a cluster and runs this. Exit code 0: everything was as
-//! the README says.
+//! `make demo` builds the images, creates a cluster, and runs this program. Exit code 0 means that everything happened as
+//! the README promises.
 
 mod cluster;
 mod install;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns what was off.
+/// Returns each broken promise.
 #[tokio::main]
 async fn run(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     report::title("1. Install the operator and NATS");

@@ -1,4 +1,4 @@
-//! What the handlers say they did, and what follows from it.
+//! Counts what the handlers reported to the recorder.
 
 use super::cluster::Cluster;
 use serde::Deserialize;
@@ -7,56 +7,45 @@ use std::{
     time::Duration,
 };
 
-/// One line of the recorder: what happened to an attempt.
+/// One line of the recorder.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
-    /// What happened.
     #[serde(rename = "event")]
     pub kind: Kind,
-    /// Name of the group.
     pub group: String,
-    /// The task.
     pub task: String,
-    /// Which attempt of it.
     pub attempt: u32,
-    /// The pod that runs it.
     pub pod: String,
-    /// When, in microseconds since 1970.
+    /// Microseconds since 1970.
     pub at: u64,
 }
 
-/// What happened to an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The handler is about to begin.
+    /// The handler is about to start.
     Start,
-    /// The work is done, and the worker is about to be told.
+    /// The work is done, and the handler is about to answer.
     End,
-    /// The worker hung up before the work was done.
+    /// The worker closed the connection before the work was done.
     Cut,
 }
 
-/// Everything the recorder in `namespace` heard, in order.
-///
-/// # Errors
-/// A recorder that can't be reached.
+/// Returns all events that the recorder in `namespace` received, in order.
 pub fn events(cluster: &Cluster, namespace: &str) -> anyhow::Result<Vec<Event>> {
     let path = format!("/api/v1/namespaces/{namespace}/services/recorder:80/proxy/events");
     let lines = cluster.quietly(&format!("get --raw {path}"))?;
     lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
-/// What one group did.
+/// The counts of one group.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Tasks that were started.
     pub started: BTreeSet<String>,
-    /// Tasks that were done.
     pub done: BTreeSet<String>,
-    /// Tasks being run now.
+    /// Tasks that run now.
     pub running: usize,
-    /// Most that were run at once.
+    /// The most tasks that ran at once.
     pub most: usize,
     first: Option<u64>,
     last: Option<u64>,
@@ -89,7 +78,7 @@ impl Tally {
         tally
     }
 
-    /// From the first start to the last end.
+    /// Returns the time from the first start to the last end.
     pub fn time(&self) -> Duration {
         let micros = self
             .first
@@ -99,8 +88,8 @@ impl Tally {
     }
 }
 
-/// The most of each group that one queue for all would run at once, with `consumers` of it, where
-/// all tasks take the same time: the consumers take the next tasks of the list in step.
+/// Returns how many tasks of `group` would run at once if all groups shared one queue with so many consumers. All tasks take
+/// the same time, so the consumers take the next tasks of the list in step.
 pub fn most_on_a_shared_queue(list: &[&str], consumers: usize, group: &str) -> usize {
     list.chunks(consumers)
         .map(|taken| taken.iter().filter(|task| **task == group).count())

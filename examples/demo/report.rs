@@ -1,8 +1,8 @@
-//! What the demo prints beside kubectl's own output.
+//! The demo's own output, next to kubectl's.
 
 use super::{cluster::Cluster, records::Tally};
 
-/// The last words of a demo that went well.
+/// The last line of a successful demo.
 pub const GOODBYE: &str = "
 Everything as it should be: every limit held and was reached, every task was done.
 
@@ -17,37 +17,32 @@ No kubectl of your own? It is at KUBECTL in target/cluster/tools.env.
 Clean up:
   make demo-down";
 
-/// What is known of a group beforehand.
+/// What is known of a group before the demo.
 #[derive(Clone, Copy)]
 pub struct Group {
-    /// Its name.
     pub name: &'static str,
-    /// `spec.concurrency`.
     pub limit: usize,
-    /// Most tasks at once, had all groups shared one queue.
+    /// The most tasks at once if all groups shared one queue.
     pub shared: usize,
-    /// Tasks published.
     pub published: usize,
 }
 
 impl Group {
-    /// Seconds that its tasks, of one second each, take at least.
+    /// The shortest time for the group's tasks of one second each, in seconds.
     pub fn ideal_seconds(&self) -> usize {
         self.published.div_ceil(self.limit)
     }
 
-    /// How much of the ideal throughput was reached: 1.0 is all of it.
+    /// The share of the ideal throughput, where 1.0 is all of it.
     pub fn share(&self, tally: &Tally) -> f64 {
         seconds(self.ideal_seconds()) / tally.time().as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
 
-/// A heading.
 pub fn title(text: &str) {
     println!("\n=== {text} ===\n");
 }
 
-/// One line of progress.
 pub fn progress(second: u64, groups: &[(Group, Tally)]) {
     let columns: Vec<_> = groups
         .iter()
@@ -60,7 +55,7 @@ pub fn progress(second: u64, groups: &[(Group, Tally)]) {
     println!("{second:3} s   {}", columns.join("   "));
 }
 
-/// The table of what came out.
+/// Prints the table of results.
 pub fn table(groups: &[(Group, Tally)]) {
     println!(
         "\n  group   limit   most at once   done     tasks/s   ideal   reached   (on one shared queue: most at once)"
@@ -87,7 +82,7 @@ pub fn table(groups: &[(Group, Tally)]) {
     println!();
 }
 
-/// What is needed to see why something went wrong.
+/// Prints what helps to find out why something went wrong.
 pub fn groups_and_logs(cluster: &Cluster, namespace: &str) {
     for command in [
         format!("-n {namespace} describe taskgroups"),

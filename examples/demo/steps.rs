@@ -1,4 +1,4 @@
-//! The demo's story, step by step. Each step returns what was off.
+//! The steps of the demo. Each step returns the promises that it saw broken.
 
 use super::{
     NAMESPACE,
@@ -13,17 +13,17 @@ use taskgroup::{
     names::{self, Queue},
 };
 
-/// The list of the problem, and how often it is published.
+/// The mixed list of tasks, and how often the demo publishes it.
 const LIST: [&str; 9] = ["a", "b", "c", "c", "c", "c", "a", "a", "b"];
 const TIMES: usize = 6;
 
-/// The groups of `deploy/samples` with their limits.
+/// The groups in `deploy/samples` with their limits.
 const LIMITS: [(&str, usize); 3] = [("a", 2), ("b", 1), ("c", 2)];
 
-/// Less than this much of the ideal throughput is not as promised.
+/// A smaller share of the ideal throughput breaks the promise.
 const ENOUGH: f64 = 0.8;
 
-/// Step 2. Starts from nothing, also where an earlier demo left its groups.
+/// Step 2. Removes the groups of an earlier demo, and creates them anew.
 pub async fn apply_samples(cluster: &Cluster) -> anyhow::Result<()> {
     clear(cluster, NAMESPACE).await?;
     println!("# deploy/samples, with a recorder that the handlers tell when they start and end a task:");
@@ -33,7 +33,7 @@ pub async fn apply_samples(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.show("-n demo get taskgroups")
 }
 
-/// Step 3. Every group at its limit, whatever the others have queued.
+/// Step 3. Every group runs at its limit, whatever the others have queued.
 pub async fn run_mixed_list(cluster: &Cluster, broker: &Broker) -> anyhow::Result<Vec<String>> {
     let list = LIST.repeat(TIMES);
     let consumers = LIMITS.iter().map(|(_, limit)| limit).sum();
@@ -110,7 +110,7 @@ fn what_is_off(group: &Group, tally: &Tally) -> Vec<String> {
     off
 }
 
-/// Step 4. A new limit takes effect without a new pod.
+/// Step 4. A new limit applies without a new pod.
 pub async fn raise_a_limit(cluster: &Cluster, broker: &Broker) -> anyhow::Result<Vec<String>> {
     let (before, after) = (1, 3);
     let pods = "-n demo get pods -l taskgroup.io/group=b --no-headers \
@@ -130,7 +130,7 @@ pub async fn raise_a_limit(cluster: &Cluster, broker: &Broker) -> anyhow::Result
     .await?;
     let most_before = tally()?.most;
     println!("# So far, {most_before} at once.");
-    // The same by `kubectl scale taskgroup/b --replicas=3`, or by a changed manifest.
+    // `kubectl scale taskgroup/b --replicas=3` and a changed manifest do the same.
     let start = Instant::now();
     cluster.show(&format!(
         "-n demo patch taskgroup b --type=merge -p '{{\"spec\":{{\"concurrency\":{after}}}}}'"
@@ -171,7 +171,7 @@ pub async fn raise_a_limit(cluster: &Cluster, broker: &Broker) -> anyhow::Result
     Ok(off)
 }
 
-/// Step 5. Nothing of a deleted group stays.
+/// Step 5. Nothing of a deleted group remains.
 pub async fn delete_a_group(cluster: &Cluster, broker: &Broker) -> anyhow::Result<Vec<String>> {
     let stream = Queue::new(NAMESPACE, "c").stream();
     let mut off = Vec::new();

@@ -1,4 +1,4 @@
-//! The counting, as a limit that was broken must not go unseen.
+//! Tests of the counting, because a broken limit must not go unnoticed.
 
 use super::records::{Event, Kind, Tally, most_on_a_shared_queue};
 

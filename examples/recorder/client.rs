@@ -1,4 +1,4 @@
-//! Tells the recorder when an attempt begins and when it ends, so that somebody can count what ran at once.
+//! Reports the start and the end of each attempt to the recorder, so that a reader can count what ran at once.
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -10,29 +10,25 @@ use hyper_util::{
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-/// The way to the recorder.
 #[derive(Clone)]
 pub struct Recorder {
     url: String,
     pod: String,
     client: Client<HttpConnector, Full<Bytes>>,
-    /// News of attempts that were cut off, on their way.
+    /// Reports about aborted attempts that are being sent.
     ends: TaskTracker,
 }
 
-/// One attempt of one task.
 #[derive(Clone)]
 pub struct Attempt {
-    /// The task's group.
     pub group: String,
-    /// The task's id.
     pub task: String,
-    /// Which attempt, from 1.
+    /// Counts from 1.
     pub number: u32,
 }
 
 impl Recorder {
-    /// The recorder that `RECORDER_URL` names, if it does; `HOSTNAME` is what we call ourselves.
+    /// Returns the recorder of `RECORDER_URL`, if it is set. `HOSTNAME` becomes the name of the pod.
     pub fn from_env() -> Option<Self> {
         Some(Self {
             url: std::env::var("RECORDER_URL").ok()?,
@@ -42,7 +38,7 @@ impl Recorder {
         })
     }
 
-    /// Tells that an attempt begins.
+    /// Reports the start of an attempt.
     pub async fn start(&self, attempt: Attempt) -> Result<Running, String> {
         self.tell("start", &attempt, now()).await?;
         Ok(Running {
@@ -52,7 +48,7 @@ impl Recorder {
         })
     }
 
-    /// Waits until all is told.
+    /// Waits until every report is sent.
     pub async fn finish(&self) {
         self.ends.close();
         self.ends.wait().await;
@@ -79,7 +75,7 @@ impl Recorder {
     }
 }
 
-/// An attempt that the recorder knows of.
+/// An attempt whose start was reported.
 pub struct Running {
     recorder: Recorder,
     attempt: Attempt,
@@ -87,7 +83,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// To be told before the task is finished: when the next task starts, this one has ended.
+    /// Reports the end. Call this before the task finishes, so that the recorder sees the end before the next start.
     pub async fn end(&mut self) {
         said(self.recorder.tell("end", &self.attempt, now()).await, &self.attempt);
         self.ended = true;
@@ -95,7 +91,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Nobody wants the rest: the worker hung up, or the lease was lost.
+    /// Reports an attempt that was aborted, because the worker closed the connection or the lease was lost.
     fn drop(&mut self) {
         if self.ended {
             return;

@@ -1,7 +1,6 @@
-//! `handler recorder`: hears from all handlers when they begin and end an attempt, and tells it on.
+//! `handler recorder` collects the reports of all handlers.
 //!
-//! `POST /events` takes one event as JSON; `GET /events` gives all of them, a line each, in the order
-//! they came in.
+//! `POST /events` takes one event as JSON. `GET /events` returns all events in the order of their arrival, one per line.
 
 pub mod client;
 
@@ -11,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<String>>);
 
-/// The two pages.
+/// Serves both routes.
 pub fn app() -> Router {
     Router::new()
         .route("/events", get(all).post(add))
@@ -23,7 +22,7 @@ async fn all(State(events): State<Events>) -> String {
 }
 
 async fn add(State(events): State<Events>, event: String) -> (StatusCode, String) {
-    // Read and written anew: one line, whatever its layout was.
+    // Parsing and printing puts the event on one line, whatever its layout was.
     match serde_json::from_str::<serde_json::Value>(&event) {
         Ok(event) => {
             let mut events = events.0.lock().unwrap_or_else(PoisonError::into_inner);
