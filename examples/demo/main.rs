@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(off) => {
-            println!("\nNot as it should be:");
+            println!("\nBroken promises:");
             for off in off {
                 println!("  - {off}");
             }
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            println!("\nThe demo could not go on: {error:#}");
+            println!("\nThe demo failed: {error:#}");
             report::groups_and_logs(&cluster, NAMESPACE);
             ExitCode::FAILURE
         }

@@ -4,7 +4,7 @@ use super::{cluster::Cluster, records::Tally};
 
 /// The last line of a successful demo.
 pub const GOODBYE: &str = "
-Everything as it should be: every limit held and was reached, every task was done.
+Every limit held and was reached, and every task was done.
 
 Look around:
   export KUBECONFIG=$PWD/target/cluster/kubeconfig
