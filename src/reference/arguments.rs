@@ -20,7 +20,11 @@ pub fn page(programs: &[Command]) -> String {
             let name = command.get_name().to_owned();
             let title = code(&format!("{} {name}", program.get_name()));
             if described.contains(&name) {
-                let _ = write!(body, "{title} takes the same arguments as {}.\n\n", code(&format!("{} {name}", programs[0].get_name())));
+                let _ = write!(
+                    body,
+                    "{title} takes the same arguments as {}.\n\n",
+                    code(&format!("{} {name}", programs[0].get_name()))
+                );
                 continue;
             }
             let _ = write!(body, "### {title}\n\n{}\n\n{}", about(command), arguments(command));
@@ -64,19 +68,34 @@ fn row(argument: &Arg) -> Vec<String> {
         Some(long) => format!("--{long}"),
         None => format!("<{value}>"),
     };
-    let defaults: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    let defaults: Vec<_> = argument
+        .get_default_values()
+        .iter()
+        .map(|value| value.to_string_lossy())
+        .collect();
     let default = match defaults.join(",") {
         _ if argument.is_required_set() => "required".to_owned(),
         default if takes_value => code(&default),
         _ => String::new(),
     };
-    let mut help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
+    let mut help = argument
+        .get_long_help()
+        .or(argument.get_help())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     help = sentence(&help);
-    let values: Vec<_> = argument.get_possible_values().iter().map(|value| code(value.get_name())).collect();
+    let values: Vec<_> = argument
+        .get_possible_values()
+        .iter()
+        .map(|value| code(value.get_name()))
+        .collect();
     if takes_value && !values.is_empty() {
         let _ = write!(help, " One of {}.", values.join(", "));
     }
-    let environment = argument.get_env().map(|name| code(&name.to_string_lossy())).unwrap_or_default();
+    let environment = argument
+        .get_env()
+        .map(|name| code(&name.to_string_lossy()))
+        .unwrap_or_default();
     vec![code(&flag), environment, default, help]
 }
 
@@ -99,7 +118,14 @@ mod tests {
             Command::new("serve")
                 .about("Serves requests")
                 .after_help("Example:\n  it serve --port 1")
-                .arg(Arg::new("port").long("port").value_name("PORT").env("PORT").default_value("80").help("Port"))
+                .arg(
+                    Arg::new("port")
+                        .long("port")
+                        .value_name("PORT")
+                        .env("PORT")
+                        .default_value("80")
+                        .help("Port"),
+                )
                 .arg(Arg::new("secret").long("secret").hide(true)),
         )
     }
@@ -116,7 +142,10 @@ mod tests {
     #[test]
     fn a_subcommand_of_two_programs_is_described_once() {
         let page = page(&[program("it"), program("small")]);
-        assert!(page.contains("`small serve` takes the same arguments as `it serve`."), "{page}");
+        assert!(
+            page.contains("`small serve` takes the same arguments as `it serve`."),
+            "{page}"
+        );
         assert_eq!(page.matches("--port <PORT>").count(), 1, "{page}");
     }
 }

@@ -24,15 +24,22 @@ pub fn page(definition: &CustomResourceDefinition) -> anyhow::Result<String> {
         text(&version, "name"),
         names.kind,
         definition.spec.scope.to_lowercase(),
-        [vec![names.plural.clone()], names.short_names.clone().unwrap_or_default()]
-            .concat()
-            .iter()
-            .map(|name| code(name))
-            .collect::<Vec<_>>()
-            .join(" and "),
+        [
+            vec![names.plural.clone()],
+            names.short_names.clone().unwrap_or_default()
+        ]
+        .concat()
+        .iter()
+        .map(|name| code(name))
+        .collect::<Vec<_>>()
+        .join(" and "),
     )?;
     if let Some(path) = version["subresources"]["scale"]["specReplicasPath"].as_str() {
-        writeln!(body, "`kubectl scale --replicas` sets {}.\n", code(path.trim_start_matches('.')))?;
+        writeln!(
+            body,
+            "`kubectl scale --replicas` sets {}.\n",
+            code(path.trim_start_matches('.'))
+        )?;
     }
     let mut rules = Rules::default();
     rules.collect("", root);
@@ -44,9 +51,10 @@ pub fn page(definition: &CustomResourceDefinition) -> anyhow::Result<String> {
         let mut fields = Vec::new();
         walk("", schema, &mut fields);
         rules.collect(part, schema);
+        let legend = legend(&mut fields);
         write!(
             body,
-            "## {title}\n\n{}\n\n{}",
+            "## {title}\n\n{}\n\n{}{legend}",
             paragraph(text(schema, "description")),
             table(&["field", "type", "default", "bounds", "description"], &fields)
         )?;
@@ -99,7 +107,11 @@ fn walk(path: &str, schema: &Value, rows: &mut Vec<Vec<String>>) {
 
 fn each_child(path: &str, schema: &Value, visit: &mut dyn FnMut(&str, &Value)) {
     for (name, child) in schema["properties"].as_object().into_iter().flatten() {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
         visit(&path, child);
     }
     if schema["items"].is_object() {
@@ -172,6 +184,28 @@ fn bounds(schema: &Value) -> Vec<String> {
     bounds
 }
 
+/// Replaces bounds that many fields share (the patterns of durations and sizes) by a letter, and returns what the letters
+/// stand for.
+fn legend(fields: &mut [Vec<String>]) -> String {
+    const BOUNDS: usize = 3;
+    const MANY: usize = 2;
+    let mut legend = String::new();
+    let mut letters = 'A'..='Z';
+    for index in 0..fields.len() {
+        let bounds = fields[index][BOUNDS].clone();
+        let sharing = fields.iter().filter(|field| field[BOUNDS] == bounds).count();
+        if !bounds.contains('^') || sharing < MANY {
+            continue;
+        }
+        let Some(letter) = letters.next() else { break };
+        let _ = write!(legend, "*{letter}*: {bounds}\n\n");
+        for field in fields.iter_mut().filter(|field| field[BOUNDS] == bounds) {
+            field[BOUNDS] = format!("*{letter}*");
+        }
+    }
+    legend
+}
+
 /// A CRD holds all bounds as floating point numbers; most of them are whole.
 fn number(value: &Value) -> String {
     match value.as_f64() {
@@ -194,7 +228,10 @@ fn columns(columns: &Value) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    format!("## Columns of `kubectl get`\n\n{}", table(&["column", "value", "shown by"], &rows))
+    format!(
+        "## Columns of `kubectl get`\n\n{}",
+        table(&["column", "value", "shown by"], &rows)
+    )
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -240,6 +277,21 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_that_several_fields_share_is_written_once() {
+        let field = |bounds: &str| ["", "", "", bounds, ""].map(str::to_owned).to_vec();
+        let mut fields = vec![
+            field("`^a$`"),
+            field("1 to 2"),
+            field("`^b$`"),
+            field("`^b$`"),
+            field("1 to 2"),
+        ];
+        assert_eq!(legend(&mut fields), "*A*: `^b$`\n\n");
+        let bounds: Vec<_> = fields.iter().map(|field| field[3].as_str()).collect();
+        assert_eq!(bounds, ["`^a$`", "1 to 2", "*A*", "*A*", "1 to 2"]);
+    }
+
+    #[test]
     fn rules_are_found_at_every_depth() {
         let rule = |rule: &str| json!([{"rule": rule, "message": "no"}]);
         let schema = json!({
@@ -248,7 +300,11 @@ mod tests {
         });
         let mut rules = Rules::default();
         rules.collect("spec", &schema);
-        let on: Vec<_> = rules.0.iter().map(|rule| (rule[0].as_str(), rule[2].as_str())).collect();
+        let on: Vec<_> = rules
+            .0
+            .iter()
+            .map(|rule| (rule[0].as_str(), rule[2].as_str()))
+            .collect();
         assert_eq!(on, [("`spec`", "`a`"), ("`spec.env[]`", "`b`")]);
     }
 }

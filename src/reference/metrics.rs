@@ -120,7 +120,9 @@ mod tests {
     use prometheus_client::metrics::{counter::Counter, family, gauge::Gauge, histogram::Histogram};
     use prometheus_client::registry::Unit;
 
-    fn registry(tasks: &family::Family<[(&'static str, &'static str); 1], Counter>) -> Registry {
+    type Tasks = family::Family<[(&'static str, &'static str); 1], Counter>;
+
+    fn registry(tasks: &Tasks) -> Registry {
         let mut registry = Registry::default();
         let part = registry.sub_registry_with_prefix("it");
         part.register("tasks", "Tasks by outcome", tasks.clone());
@@ -131,11 +133,15 @@ mod tests {
 
     #[test]
     fn metrics_come_with_their_type_labels_and_help() {
-        let tasks = family::Family::default();
+        let tasks = Tasks::default();
         for outcome in ["done", "failed"] {
             tasks.get_or_create(&[("outcome", outcome)]).inc();
         }
-        let rows: Vec<_> = families(&registry(&tasks)).unwrap().iter().map(|family| family.row().join(" / ")).collect();
+        let rows: Vec<_> = families(&registry(&tasks))
+            .unwrap()
+            .iter()
+            .map(|family| family.row().join(" / "))
+            .collect();
         assert_eq!(
             rows,
             [
@@ -148,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_metric_that_the_exposition_leaves_out_is_an_error() {
-        let error = families(&registry(&family::Family::default())).err().unwrap().to_string();
+        let error = families(&registry(&Tasks::default())).err().unwrap().to_string();
         assert!(error.contains("\"tasks\""), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use prometheus_client::registry::Registry;
 use std::{fs, path::PathBuf};
 
+/// Arguments of `taskgroup reference`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Directory to write the pages to.
@@ -22,6 +23,7 @@ pub struct Args {
 
 /// What the reference describes.
 pub struct Sources {
+    /// The kinds of the API.
     pub crds: Vec<CustomResourceDefinition>,
     /// The programs of the image, the complete one first.
     pub programs: Vec<clap::Command>,

@@ -17,8 +17,14 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
 }
 
 fn leads_somewhere(pages: &[Page], page: &Page, link: &str) -> bool {
-    let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
-    let target = if file.is_empty() { page.path.clone() } else { resolve(&page.path, file) };
+    let (file, anchor) = link
+        .split_once('#')
+        .map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+    let target = if file.is_empty() {
+        page.path.clone()
+    } else {
+        resolve(&page.path, file)
+    };
     let has_anchor = |anchor: &str| {
         let found = pages.iter().find(|page| page.path == target);
         found.is_some_and(|page| page.anchors().iter().any(|known| known == anchor))
@@ -46,7 +52,11 @@ fn every_page_below_docs_is_linked_from_another_page() {
     let pages = pages();
     let linked: Vec<_> = pages
         .iter()
-        .flat_map(|page| page.links().into_iter().map(|link| resolve(&page.path, link.split('#').next().unwrap())))
+        .flat_map(|page| {
+            page.links()
+                .into_iter()
+                .map(|link| resolve(&page.path, link.split('#').next().unwrap()))
+        })
         .collect();
     for page in pages.iter().filter(|page| page.path.starts_with("docs")) {
         assert!(linked.contains(&page.path), "no page links to {}", page.path.display());
@@ -55,7 +65,10 @@ fn every_page_below_docs_is_linked_from_another_page() {
 
 #[test]
 fn the_readme_fits_on_a_few_screens() {
-    let readme = pages().into_iter().find(|page| page.path == Path::new("README.md")).unwrap();
+    let readme = pages()
+        .into_iter()
+        .find(|page| page.path == Path::new("README.md"))
+        .unwrap();
     let lines = readme.text.lines().count();
     assert!(lines < 200, "README.md has {lines} lines: move details to docs/");
 }

@@ -29,7 +29,16 @@ fn code(page: &Page) -> Vec<String> {
 
 #[test]
 fn every_file_that_a_page_names_exists() {
-    const FOLDERS: [&str; 8] = ["src/", "tests/", "docs/", "deploy/", "examples/", "benches/", "crds/", ".ci/"];
+    const FOLDERS: [&str; 8] = [
+        "src/",
+        "tests/",
+        "docs/",
+        "deploy/",
+        "examples/",
+        "benches/",
+        "crds/",
+        ".ci/",
+    ];
     let names = |page: &Page| {
         let code = page.inline_code().into_iter();
         code.filter(|name| FOLDERS.iter().any(|folder| name.starts_with(folder)))
@@ -52,7 +61,9 @@ fn every_make_target_that_a_page_names_exists() {
         .collect();
     let names = |page: &Page| {
         let code = code(page);
-        let calls = code.iter().flat_map(|text| text.match_indices("make ").map(move |(at, _)| (text, at)));
+        let calls = code
+            .iter()
+            .flat_map(|text| text.match_indices("make ").map(move |(at, _)| (text, at)));
         calls
             .filter(|(text, at)| *at == 0 || text[..*at].ends_with([' ', '(']))
             .filter_map(|(text, at)| {
@@ -63,7 +74,11 @@ fn every_make_target_that_a_page_names_exists() {
             .collect()
     };
     let missing = unknown(names, |name| targets.contains(name));
-    assert!(missing.is_empty(), "make targets that don't exist:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "make targets that don't exist:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]
@@ -76,9 +91,15 @@ fn every_argument_that_a_page_names_alone_exists() {
             .collect()
     };
     // `--help` belongs to every program.
-    let known = |name: &str| name == "--help" || reference.contains(&format!("`{name}")) || reference.contains(&format!(" {name}`"));
+    let known = |name: &str| {
+        name == "--help" || reference.contains(&format!("`{name}")) || reference.contains(&format!(" {name}`"))
+    };
     let missing = unknown(names, known);
-    assert!(missing.is_empty(), "arguments that don't exist:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "arguments that don't exist:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]
@@ -86,9 +107,13 @@ fn every_metric_that_a_page_names_exists() {
     let reference = read("docs/reference/metrics.md");
     let names = |page: &Page| {
         let code = page.inline_code().into_iter();
-        code.filter(|code| code.starts_with("taskgroup_operator_") || code.starts_with("taskgroup_worker_") || code.starts_with("taskgroup_relay_"))
-            .map(|code| code.split('{').next().unwrap().to_owned())
-            .collect()
+        code.filter(|code| {
+            code.starts_with("taskgroup_operator_")
+                || code.starts_with("taskgroup_worker_")
+                || code.starts_with("taskgroup_relay_")
+        })
+        .map(|code| code.split('{').next().unwrap().to_owned())
+        .collect()
     };
     let missing = unknown(names, |name| reference.contains(&format!("`{name}`")));
     assert!(missing.is_empty(), "metrics that don't exist:\n{}", missing.join("\n"));
@@ -98,13 +123,19 @@ fn every_metric_that_a_page_names_exists() {
 fn every_test_that_the_tests_readme_names_exists() {
     let tests = functions_below(&root().join("tests"));
     let page = read("tests/README.md");
-    let page = Page { path: "tests/README.md".into(), text: page };
+    let page = Page {
+        path: "tests/README.md".into(),
+        text: page,
+    };
     let names: Vec<_> = page
         .inline_code()
         .into_iter()
         .filter_map(|code| {
             let name = code.rsplit("::").next()?;
-            let is_sentence = name.matches('_').count() >= 3 && name.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit());
+            let is_sentence = name.matches('_').count() >= 3
+                && name
+                    .chars()
+                    .all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit());
             is_sentence.then_some((code, name))
         })
         .collect();
@@ -113,7 +144,9 @@ fn every_test_that_the_tests_readme_names_exists() {
         .into_iter()
         .filter(|(code, name)| {
             let module = code.rsplit("::").nth(1);
-            !tests.iter().any(|(file, test)| test == name && module.is_none_or(|module| file == module))
+            !tests
+                .iter()
+                .any(|(file, test)| test == name && module.is_none_or(|module| file == module))
         })
         .map(|(code, _)| code)
         .collect();

@@ -25,7 +25,8 @@ pub fn pages() -> Vec<Page> {
     paths
         .into_iter()
         .map(|path| {
-            let text = fs::read_to_string(root().join(&path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let text =
+                fs::read_to_string(root().join(&path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             Page { path, text }
         })
         .collect()
@@ -33,7 +34,10 @@ pub fn pages() -> Vec<Page> {
 
 /// The pages that describe the present. The changelog also names what is gone.
 pub fn current_pages() -> Vec<Page> {
-    pages().into_iter().filter(|page| page.path != Path::new("CHANGELOG.md")).collect()
+    pages()
+        .into_iter()
+        .filter(|page| page.path != Path::new("CHANGELOG.md"))
+        .collect()
 }
 
 fn markdown_below(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -80,24 +84,31 @@ impl Page {
     /// Inline code of the prose.
     pub fn inline_code(&self) -> Vec<&str> {
         let lines = self.prose();
-        lines.iter().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+        lines
+            .iter()
+            .flat_map(|line| line.split('`').skip(1).step_by(2))
+            .collect()
     }
 
     /// Targets of all links.
-    pub fn links(&self) -> Vec<&str> {
-        let lines = self.prose();
-        lines
-            .iter()
-            .flat_map(|line| line.split("](").skip(1))
-            .filter_map(|rest| rest.split_once(')'))
-            .map(|(target, _)| target)
-            .collect()
+    pub fn links(&self) -> Vec<String> {
+        let mut links = Vec::new();
+        for line in self.prose() {
+            // Inline code may look like a link. It becomes a blank, because it may also be the text of one.
+            let text: Vec<_> = line.split('`').step_by(2).collect();
+            let text = text.join(" ");
+            let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+            links.extend(targets.map(|(target, _)| target.to_owned()));
+        }
+        links
     }
 
     /// Anchors of all headings, as GitHub makes them.
     pub fn anchors(&self) -> Vec<String> {
         let headings = self.prose().into_iter().filter(|line| line.starts_with('#'));
-        headings.map(|heading| anchor(heading.trim_start_matches('#'))).collect()
+        headings
+            .map(|heading| anchor(heading.trim_start_matches('#')))
+            .collect()
     }
 }
 
