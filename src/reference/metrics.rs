@@ -5,7 +5,10 @@ use super::{
     markdown::{code, page as markdown_page, table},
 };
 use prometheus_client::{encoding::text, registry::Registry};
-use std::fmt::Write;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 const INTRODUCTION: &str = "\
 The operator and every worker serve these metrics in the OpenMetrics format at `/metrics`, by default on port 9797. \
@@ -32,8 +35,8 @@ struct Family {
     name: String,
     kind: String,
     help: String,
-    /// Labels with their values, in the order of their first appearance.
-    labels: Vec<(String, Vec<String>)>,
+    /// Labels with their values. A family has no order of its own, so both are sorted.
+    labels: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Family {
@@ -50,14 +53,6 @@ impl Family {
             self.help.clone(),
         ]
     }
-
-    fn see(&mut self, label: &str, value: &str) {
-        match self.labels.iter_mut().find(|(known, _)| known == label) {
-            Some((_, values)) if values.iter().any(|known| known == value) => {}
-            Some((_, values)) => values.push(value.to_owned()),
-            None => self.labels.push((label.to_owned(), vec![value.to_owned()])),
-        }
-    }
 }
 
 /// Parses the exposition of a registry.
@@ -73,7 +68,7 @@ fn families(registry: &Registry) -> anyhow::Result<Vec<Family>> {
                 name: name.to_owned(),
                 kind: String::new(),
                 help: help.to_owned(),
-                labels: Vec::new(),
+                labels: BTreeMap::new(),
             });
         } else if let Some(family) = families.last_mut() {
             if let Some((_, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
@@ -83,7 +78,8 @@ fn families(registry: &Registry) -> anyhow::Result<Vec<Family>> {
                 for (label, value) in labels.split(',').filter_map(|label| label.split_once('=')) {
                     // Buckets are part of every histogram.
                     if label != "le" {
-                        family.see(label, value.trim_matches('"'));
+                        let values = family.labels.entry(label.to_owned()).or_default();
+                        values.insert(value.trim_matches('"').to_owned());
                     }
                 }
             }
