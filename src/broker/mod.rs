@@ -5,6 +5,7 @@
 //! the worker's side, `relay` and `cancel` the operator's.
 
 mod api;
+mod args;
 mod cancel;
 mod config;
 mod connection;
@@ -18,6 +19,7 @@ mod question;
 mod rate;
 mod relay;
 
+pub use args::NatsArgs;
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, LONGEST_CLOSING, Pause, Position, Retention, SharedStream, Storage,
     StreamConfig, StreamInfo, StreamState, dead_letters, delays, rates,
