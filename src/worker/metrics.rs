@@ -1,5 +1,6 @@
 //! What a worker counts. Labels have few values, whatever the tasks are.
 
+use crate::protocol::dead_letter;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -170,6 +171,34 @@ impl Metrics {
         registry.register("pulls", "Pulls sent to the broker", metrics.pulls.clone());
         metrics.rate.register(registry);
         metrics
+    }
+
+    /// Creates one series per label value, so that the reference can list them.
+    pub fn create_all_series(&self) {
+        for outcome in [
+            "done",
+            "retried",
+            "put_off",
+            "dead_lettered",
+            "dropped",
+            "cancelled",
+            "gone_on",
+            "lost",
+            "handed_back",
+        ] {
+            self.tasks.get_or_create(&Outcome { outcome });
+        }
+        for result in ["ok", "failed", "timeout", "no_connection", "broken"] {
+            self.attempts.get_or_create(&AttemptEnd { result });
+        }
+        for result in ["made", "failed", "refused"] {
+            self.callbacks.get_or_create(&CallbackEnd { result });
+        }
+        for reason in dead_letter::Reason::ALL {
+            self.dead_letters.get_or_create(&Reason {
+                reason: reason.as_str(),
+            });
+        }
     }
 
     /// Counts a try to make a callback.
