@@ -116,16 +116,16 @@ impl Metrics {
     /// Creates one series per label value, so that the reference can list them.
     pub fn create_all_series(&self) {
         for result in ["success", "error"] {
-            self.reconciles.get_or_create(&Outcome { result });
+            let _ = self.reconciles.get_or_create(&Outcome { result });
         }
         for object in ["stream", "consumer", "deployment"] {
-            self.changes.get_or_create(&Object { object });
+            let _ = self.changes.get_or_create(&Object { object });
         }
         for ready in ["true", "false", "unknown"] {
-            self.groups.get_or_create(&Ready { ready });
+            let _ = self.groups.get_or_create(&Ready { ready });
         }
         for answer in ["queued", "running", "finished", "unknown", "error"] {
-            self.cancelled.get_or_create(&Answer { answer });
+            let _ = self.cancelled.get_or_create(&Answer { answer });
         }
         self.relay.create_all_series();
     }

@@ -143,12 +143,12 @@ impl RelayMetrics {
     /// Creates one series per label value, so that the reference can list them.
     pub fn create_all_series(&self) {
         for outcome in TaskOutcome::ALL {
-            self.tasks.get_or_create(&Label {
+            let _ = self.tasks.get_or_create(&Label {
                 result: outcome.as_str(),
             });
         }
         for outcome in CallbackOutcome::ALL {
-            self.callbacks.get_or_create(&Label {
+            let _ = self.callbacks.get_or_create(&Label {
                 result: outcome.as_str(),
             });
         }

@@ -186,16 +186,16 @@ impl Metrics {
             "lost",
             "handed_back",
         ] {
-            self.tasks.get_or_create(&Outcome { outcome });
+            let _ = self.tasks.get_or_create(&Outcome { outcome });
         }
         for result in ["ok", "failed", "timeout", "no_connection", "broken"] {
-            self.attempts.get_or_create(&AttemptEnd { result });
+            let _ = self.attempts.get_or_create(&AttemptEnd { result });
         }
         for result in ["made", "failed", "refused"] {
-            self.callbacks.get_or_create(&CallbackEnd { result });
+            let _ = self.callbacks.get_or_create(&CallbackEnd { result });
         }
         for reason in dead_letter::Reason::ALL {
-            self.dead_letters.get_or_create(&Reason {
+            let _ = self.dead_letters.get_or_create(&Reason {
                 reason: reason.as_str(),
             });
         }

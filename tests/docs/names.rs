@@ -2,6 +2,7 @@
 
 use super::page::{Page, current_pages, root};
 use std::{collections::BTreeSet, fs, path::Path};
+use taskgroup::protocol::{Kind, callback, cancel, dead_letter, headers};
 
 /// Names by page that are not in `known`.
 fn unknown(names: impl Fn(&Page) -> Vec<String>, known: impl Fn(&str) -> bool) -> Vec<String> {
@@ -151,6 +152,36 @@ fn every_test_that_the_tests_readme_names_exists() {
         .map(|(code, _)| code)
         .collect();
     assert!(missing.is_empty(), "tests that don't exist:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_subject_of_our_own_is_one_that_operators_are_told_to_restrict() {
+    let page = read("docs/operations.md");
+    for kind in Kind::ALL {
+        assert!(
+            page.contains(&format!("`{}`", kind.all())),
+            "docs/operations.md does not mention {}",
+            kind.all()
+        );
+    }
+}
+
+#[test]
+fn every_header_and_every_word_that_users_read_is_explained() {
+    let page = read("docs/concepts.md");
+    let words = [
+        headers::ALL.to_vec(),
+        callback::ALL.to_vec(),
+        dead_letter::ALL.to_vec(),
+        dead_letter::Reason::ALL.map(dead_letter::Reason::as_str).to_vec(),
+        cancel::Cancelled::ALL.map(cancel::Cancelled::as_str).to_vec(),
+    ];
+    for word in words.concat() {
+        assert!(
+            page.contains(&format!("`{word}")),
+            "docs/concepts.md does not explain {word}"
+        );
+    }
 }
 
 /// Name of the file without `.rs`, and of the function, for every function in the tests.
