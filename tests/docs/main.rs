@@ -6,6 +6,7 @@
     reason = "a test panics where it can't go on"
 )]
 
+mod architecture;
 mod links;
 mod manifests;
 mod names;
