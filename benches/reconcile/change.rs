@@ -10,7 +10,7 @@ use futures::StreamExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
-use taskgroup::{api::TaskGroup, broker::Broker, names::Queue, operator::validate};
+use taskgroup::{api::TaskGroup, broker::Broker, operator::validate, protocol::Queue};
 
 /// A change that takes longer than this was lost.
 const PATIENCE: Duration = Duration::from_secs(30);

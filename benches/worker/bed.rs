@@ -11,8 +11,8 @@ use taskgroup::{
     api::TaskGroup,
     broker::{self, Broker},
     cli::{HandlerArgs, NatsArgs, ServeArgs, WorkerArgs},
-    names::Queue,
     operator::{desired, validate},
+    protocol::Queue,
     telemetry::LogFormat,
 };
 

@@ -10,7 +10,7 @@ use super::{
     lines::Lines,
     policy::{AttemptResult, Output},
 };
-use crate::{cli::CommandLine, keep, processes, task::headers, worker::trace};
+use crate::{cli::CommandLine, keep, processes, protocol::headers, worker::trace};
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use rustix::fs::{Access, MemfdFlags, access, memfd_create};

@@ -62,7 +62,7 @@ use crate::{
     admin::{self, Readiness},
     broker::Broker,
     cli::WorkerArgs,
-    names::{Queue, is_dns_label},
+    protocol::{Queue, subject::is_dns_label},
 };
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
