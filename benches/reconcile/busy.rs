@@ -5,6 +5,7 @@ use futures::{StreamExt, stream};
 use kube::api::ListParams;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use taskgroup::{api::TaskGroupStatus, protocol::Queue};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Time in which every group gets one task; the operator sweeps over the backlog as often.
@@ -41,9 +42,9 @@ pub async fn measure(bed: &Bed, operator: &Operator<'_>, groups: usize) -> Busy 
             for step in 0..STEPS as usize {
                 timer.tick().await;
                 for index in (step..groups).step_by(STEPS as usize) {
-                    let group = group_name(index);
-                    let subject = format!("tasks.{}.{group}.task-{}-{sweep}", operator.namespace.name, sweeps);
-                    client.publish(subject, "".into()).await.unwrap();
+                    let queue = Queue::new(operator.namespace.name.as_str(), group_name(index));
+                    let task = queue.task(&format!("task-{sweeps}-{sweep}"));
+                    client.publish(task, "".into()).await.unwrap();
                 }
             }
         }
@@ -66,7 +67,7 @@ pub async fn calm(bed: &Bed, operator: &Operator<'_>, groups: usize) {
     let jetstream = bed.nats.jetstream().await;
     let purged: u64 = stream::iter(0..groups)
         .map(|index| {
-            let stream = format!("tg_{}_{}", operator.namespace.name, group_name(index));
+            let stream = Queue::new(operator.namespace.name.as_str(), group_name(index)).stream();
             let jetstream = &jetstream;
             async move {
                 let answer: Value = jetstream
@@ -83,7 +84,7 @@ pub async fn calm(bed: &Bed, operator: &Operator<'_>, groups: usize) {
     let (api, deadline) = (operator.namespace.groups(), Instant::now() + PATIENCE);
     loop {
         let all = api.list(&ListParams::default()).await.unwrap();
-        let is_empty = |status: &taskgroup::api::TaskGroupStatus| status.pending == Some(0);
+        let is_empty = |status: &TaskGroupStatus| status.pending == Some(0);
         if all.iter().all(|group| group.status.as_ref().is_some_and(is_empty)) {
             return;
         }
