@@ -57,7 +57,7 @@ pub async fn measure(bed: &Bed, operator: &Operator<'_>, groups: usize) -> Busy 
     let (cpu, wall) = (usage.cpu() - cpu, start.elapsed());
     let patches = operator.requests().since(&requests).status_patches();
     Busy {
-        percent: cpu.as_secs_f64() / wall.as_secs_f64() * 100.0,
+        percent: cpu / wall.as_secs_f64() * 100.0,
         patches: as_f64(patches) / as_f64(groups as u64 * u64::from(SWEEPS)),
     }
 }

@@ -147,7 +147,7 @@ impl<'a> Operator<'a> {
         }
         let deletion = Deletion {
             seconds: start.elapsed().as_secs_f64(),
-            cpu: (usage.cpu() - cpu).as_secs_f64(),
+            cpu: usage.cpu() - cpu,
         };
         self.namespace.verify(0, &self.bed.broker).await;
         deletion

@@ -106,7 +106,7 @@ async fn costs(bed: &Bed, groups: usize) -> Costs {
     println!(
         "  applied: {}, {:.1} s of processor time, peak memory {:.1} MB",
         speed(groups, seconds),
-        (usage.cpu() - cpu).as_secs_f64(),
+        usage.cpu() - cpu,
         usage.peak_memory()
     );
     operator.until_backlog_was_swept().await;

@@ -48,13 +48,13 @@ impl Usage {
         kibibytes * 1024.0 / 1e6
     }
 
-    /// Processor time that the process has used so far, in the program and in the kernel.
-    pub fn cpu(&self) -> Duration {
+    /// Seconds of processor time that the process has used so far, in the program and in the kernel.
+    pub fn cpu(&self) -> f64 {
         let stat = fs::read_to_string(self.proc.join("stat")).expect("the process runs");
         // The name before the last bracket may contain blanks. utime and stime are fields 14 and 15.
         let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = fields[11..=12].iter().map(|field| field.parse::<u64>().unwrap()).sum();
         // USER_HZ is 100 on every Linux there is.
-        Duration::from_millis(ticks * 10)
+        Duration::from_millis(ticks * 10).as_secs_f64()
     }
 }

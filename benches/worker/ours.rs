@@ -122,9 +122,7 @@ pub async fn cpu_percent(workers: &[Own], window: Duration) -> Vec<f64> {
     );
     tokio::time::sleep(window).await;
     let wall = start.elapsed().as_secs_f64();
-    let used = workers
-        .iter()
-        .zip(before)
-        .map(|(worker, before)| worker.usage.cpu().saturating_sub(before));
-    used.map(|used| used.as_secs_f64() / wall * 100.0).collect()
+    let used = workers.iter().zip(before);
+    used.map(|(worker, before)| (worker.usage.cpu() - before) / wall * 100.0)
+        .collect()
 }

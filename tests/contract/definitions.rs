@@ -1,6 +1,7 @@
 //! Definitions that are read from the source: enums without a list of their values, and metrics with their labels, which a
 //! registry does not show before they are counted.
 
+use proc_macro2::TokenTree;
 use std::{
     collections::HashMap,
     fs,
@@ -44,6 +45,26 @@ pub fn variants(folder: &str, name: &str) -> Vec<String> {
         .collect();
     assert_eq!(found.len(), 1, "enums {name} in src/{folder}");
     found[0].iter().map(|variant| variant.ident.to_string()).collect()
+}
+
+/// The reasons of conditions: the variants of the enum that `reasons!` in `src/api` makes.
+pub fn reasons() -> Vec<String> {
+    let mut macros = Vec::new();
+    for (path, file) in files() {
+        if !path.components().any(|part| part.as_os_str() == "api") {
+            continue;
+        }
+        macros.extend(file.items.into_iter().filter_map(|item| match item {
+            Item::Macro(item) if item.mac.path.is_ident("reasons") => Some(item.mac.tokens),
+            _ => None,
+        }));
+    }
+    // Doc comments are groups after a `#`.
+    let names = macros.into_iter().flatten().filter_map(|token| match token {
+        TokenTree::Ident(name) => Some(name.to_string()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// Every metric as `name type{labels}`, with the name that `/metrics` shows.

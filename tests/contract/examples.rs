@@ -226,11 +226,8 @@ fn pretty(value: &impl Serialize) -> String {
 
 /// A message without its body: the subject, and a header in each line that follows.
 fn message(subject: &str, headers: &[(String, String)]) -> String {
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\n"))
-        .collect();
-    format!("{subject}\n{headers}")
+    let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
+    format!("{subject}\n{}", headers.collect::<Vec<_>>().concat())
 }
 
 /// Reads what [`message`] wrote.

@@ -38,7 +38,10 @@ fn compare(file: &Path, expected: &str) -> Result<(), String> {
     let (old, new): (Vec<_>, Vec<_>) = (current.lines().collect(), expected.lines().collect());
     let only = |these: &[&str], those: &[&str], sign: &str| -> String {
         let these = these.iter().filter(|line| !those.contains(line));
-        these.map(|line| format!("{sign} {line}\n")).collect()
+        these
+            .map(|line| format!("{sign} {line}\n"))
+            .collect::<Vec<_>>()
+            .concat()
     };
     Err(format!(
         "{} is not what the code says:\n{}{}What is removed breaks users and other versions. If the change is intended: \

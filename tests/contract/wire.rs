@@ -35,7 +35,7 @@ fn sections() -> Vec<Section> {
         ("JSON between programs", json()),
         ("Names in Kubernetes, and keys of JetStream metadata", names()),
         ("Fields of custom resources", fields()),
-        ("Conditions", conditions()),
+        ("Conditions and their reasons", conditions()),
         ("Metrics", lines("metric", definitions::metrics())),
         ("Flags, with their environment variables", flags()),
     ]
@@ -210,7 +210,9 @@ fn add_fields(kind: &str, path: &str, schema: &JSONSchemaProps, all: &mut Vec<St
 }
 
 fn conditions() -> Vec<String> {
-    lines("condition", definitions::variants("api", "ConditionType"))
+    let mut all = lines("condition", definitions::variants("api", "ConditionType"));
+    all.extend(lines("reason", definitions::reasons()));
+    all
 }
 
 fn flags() -> Vec<String> {

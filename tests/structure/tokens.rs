@@ -136,7 +136,7 @@ pub fn paths(tokens: TokenStream, inner: &mut Vec<String>, each: &mut impl FnMut
             TokenTree::Ident(ident) if is_path(&tokens[at + 1..]) => {
                 let begin = vec![ident.to_string()];
                 at = path(&tokens, at + 1, begin, line(ident.span()), &mut |path| {
-                    each(inner, path)
+                    each(inner, path);
                 });
             }
             TokenTree::Group(group) => {
@@ -222,7 +222,11 @@ mod tests {
         let (tokens, _) = without_tests(source.parse().unwrap());
         let mut all = Vec::new();
         paths(tokens, &mut Vec::new(), &mut |inner, path| {
-            let inner: String = inner.iter().map(|name| format!("{name}: ")).collect();
+            let inner = inner
+                .iter()
+                .map(|name| format!("{name}: "))
+                .collect::<Vec<_>>()
+                .concat();
             all.push(format!("{inner}{} {}", path.line, path.segments.join("::")));
         });
         all
