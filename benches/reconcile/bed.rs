@@ -14,8 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use taskgroup::{
     api::{TaskGroup, TaskHandler},
-    broker::Broker,
-    cli::NatsArgs,
+    broker::{Broker, NatsArgs},
 };
 
 /// A real Kubernetes API server and a real NATS server.

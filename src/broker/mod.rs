@@ -5,6 +5,7 @@
 //! the worker's side, `relay` and `cancel` the operator's.
 
 mod api;
+mod args;
 mod cancel;
 mod config;
 mod connection;
@@ -21,6 +22,7 @@ mod rate;
 mod relay;
 mod shared;
 
+pub use args::NatsArgs;
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, LONGEST_CLOSING, Pause, Position, Retention, SharedStream, Storage,
     StreamConfig, StreamInfo, StreamState, dead_letters, delays, rates,

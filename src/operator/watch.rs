@@ -2,7 +2,7 @@
 //! consumers, of the backlog, and of the connection to NATS.
 
 use super::{
-    backlog, cancel,
+    Args, backlog, cancel,
     context::{Context, Settings, Stores},
     drops,
     error::ApplyError,
@@ -17,7 +17,6 @@ use crate::{
     admin::Readiness,
     api::{ConditionStatus, ConditionType, TaskGroup, TaskHandler},
     broker::{self, Broker, BrokerError, BrokerEvent},
-    cli::OperatorArgs,
     protocol::{StreamName, keys::FIELD_MANAGER},
     relay::Relay,
 };
@@ -56,7 +55,7 @@ pub async fn run(
     broker: Broker,
     settings: Settings,
     metrics: Metrics,
-    args: &OperatorArgs,
+    args: &Args,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {

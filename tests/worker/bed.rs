@@ -13,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
-    broker::{Arrival, Broker, ConsumerConfig, Delivery, StreamConfig, dead_letters, delays, overlay, rates},
-    cli::NatsArgs,
+    broker::{Arrival, Broker, ConsumerConfig, Delivery, NatsArgs, StreamConfig, dead_letters, delays, overlay, rates},
     protocol::{
         Kind, Queue, StreamName, keys,
         settings::{Rate, WorkerSettings},
