@@ -48,9 +48,9 @@ Measures the operator against a real kube-apiserver, etcd and nats-server.
              when a watch has shown the last status. Then the limit of one group after the other is
              changed until its consumer has it. The last round counts requests and memory.
   scale      The same once with LARGE groups. Then, with LARGE and with a quarter of that: the
-             operator's processor time while every group gets a new task every 10 s, and for deleting
-             all groups. That time may grow with the number of groups, but not faster. Takes about 6
-             minutes with 4000 groups.
+             operator's processor time for making the pipelines, while every group gets a new task
+             every 10 s, and for deleting all groups. That time may grow with the number of groups,
+             but not faster. With 4000 groups, this takes several minutes.
 
 Ends with a table, and with the same in target/bench/reconcile.json. A missed aim is shown as such,
 and is no failure. Needs: make tools. Keep the machine idle meanwhile.

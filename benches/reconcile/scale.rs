@@ -44,6 +44,8 @@ pub fn default_size() -> Result<usize, String> {
 struct Costs {
     /// From applied groups to all pipelines made.
     seconds: f64,
+    /// Processor time for that, in seconds.
+    cpu: f64,
     /// Peak memory after that and after the busy sweeps, in MB.
     memory: f64,
     /// Processor time while all groups are busy, in percent of a core.
@@ -80,6 +82,13 @@ pub async fn measure(bed: &Bed, status: &Status, groups: usize) -> Vec<Metric> {
         )
         .below(100.0),
         Metric::new(
+            format!("processor time of making {groups} pipelines, over {few}"),
+            "s",
+            large.cpu,
+        )
+        .over(small.cpu)
+        .at_most_times_the_floor(AIM),
+        Metric::new(
             format!("processor time, {groups} groups get a task every 10 s, over {few} groups"),
             "% of a core",
             large.busy,
@@ -103,10 +112,10 @@ async fn costs(bed: &Bed, groups: usize) -> Costs {
     let cpu = operator.usage().cpu();
     let seconds = operator.apply(groups).await;
     let usage = operator.usage();
+    let cpu = usage.cpu() - cpu;
     println!(
-        "  applied: {}, {:.1} s of processor time, peak memory {:.1} MB",
+        "  applied: {}, {cpu:.1} s of processor time, peak memory {:.1} MB",
         speed(groups, seconds),
-        usage.cpu() - cpu,
         usage.peak_memory()
     );
     operator.until_backlog_was_swept().await;
@@ -118,6 +127,7 @@ async fn costs(bed: &Bed, groups: usize) -> Costs {
         busy.patches,
         usage.memory()
     );
+    busy.warn();
     let memory = usage.peak_memory();
     busy::calm(bed, &operator, groups).await;
     let deletion = operator.delete_all().await;
@@ -129,6 +139,7 @@ async fn costs(bed: &Bed, groups: usize) -> Costs {
     );
     Costs {
         seconds,
+        cpu,
         memory,
         busy: busy.percent,
         deletion,
