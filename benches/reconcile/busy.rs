@@ -37,13 +37,9 @@ pub struct Busy {
 }
 
 impl Busy {
-    /// Says so where the figure is worth little.
-    pub fn warn(&self) {
-        if self.patches < FEWEST_PATCHES {
-            println!(
-                "  the operator did not sweep every 10 s, so this figure is too low: repeat it on a faster or an idle machine"
-            );
-        }
+    /// Whether the operator swept as often as it should have. Otherwise the figure is too low.
+    pub fn kept_up(&self) -> bool {
+        self.patches >= FEWEST_PATCHES
     }
 }
 
