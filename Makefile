@@ -3,11 +3,15 @@
 SCRIPTS := tests/cluster
 # For bench-reconcile: the number of TaskGroups.
 N ?= 300
+# For bench-compare: the other commit, the bench, and its settings.
+COMMIT ?= HEAD~1
+BENCH ?= reconcile
+ARGS ?=
 # For soak: the number of seconds with faults. SEED and SOAK_TASKS are passed on as well.
 SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint crds docs image cluster-up cluster-down soak bench-reconcile bench-worker bench-peers tools deny clean
+.PHONY: help demo demo-down test lint crds docs image cluster-up cluster-down soak bench-reconcile bench-worker bench-compare bench-peers tools deny clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,13 +51,16 @@ soak: ## Run 20 groups under random faults for 10 minutes (SOAK_SECONDS=600 SEED
 	@SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --test soak -- --nocapture --exact \
 	  every_task_ends_exactly_once_and_no_limit_is_ever_exceeded_whatever_happens
 
-bench-reconcile: ## Measure time and requests from applied TaskGroups to running pipelines (N=300)
+bench-reconcile: ## Measure the operator: time, requests, and growth to 4000 groups (N=300 ROUNDS=3 LARGE=4000 ONLY=scale)
 	@$(SCRIPTS)/tools api
 	@N=$(N) $(SCRIPTS)/release bench --bench reconcile
 
-bench-worker: ## Measure the worker's speed, latency, use of slots, and memory (QUICK=1 to try it)
+bench-worker: ## Measure the worker: speed, latency, use of slots, memory (QUICK=1 ROUNDS=5 ONLY=speed)
 	@$(SCRIPTS)/tools api
 	@ulimit -n "$$(ulimit -H -n)" && $(SCRIPTS)/release bench --bench worker
+
+bench-compare: ## Compare a bench with another commit in alternating runs (COMMIT=HEAD~1 BENCH=reconcile ARGS="N=300")
+	@benches/compare "$(COMMIT)" "$(BENCH)" $(ARGS)
 
 bench-peers: ## Measure tasks per second beside Celery and BullMQ (QUICK=1 to try it)
 	@$(SCRIPTS)/tools api
