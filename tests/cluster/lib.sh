@@ -48,7 +48,8 @@ is_static_program() {
   # One without segments is no program.
   [ "${count:-0}" -gt 0 ] || return 1
   for ((; count > 0; count--, offset += size)); do
-    [ "$(elf_field "$1" "$offset" 4)" != 3 ] || return 1
+    # Type 3 is PT_INTERP.
+    case $(elf_field "$1" "$offset" 4) in 3 | "") return 1 ;; esac
   done
 }
 

@@ -1,6 +1,6 @@
 //! What real servers make of the CRDs: an old kube-apiserver, and a current CRD server.
 
-use super::servers::{Server, servers};
+use super::servers::{Server, UnknownFields, servers};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn create(object: Value) -> Result<Value, String> {
 
 async fn create_on(server: &Server, object: &Value) -> Result<Value, String> {
     let namespace = server.namespace().await;
-    let created = server.create(&namespace, object).await;
+    let created = server.create(&namespace, object, UnknownFields::Refused).await;
     let mut created = created.map_err(|error| format!("{}: {error}", server.name))?;
     Ok(created["spec"].take())
 }

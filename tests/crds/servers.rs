@@ -45,19 +45,19 @@ impl Server {
         }
     }
 
-    /// Creates the object of the manifest. An unknown field in it is an error, as it is to kubectl.
-    pub async fn create(&self, namespace: &str, manifest: &Value) -> Result<Value, String> {
-        let path = format!("{}?fieldValidation=Strict", collection(namespace, manifest));
+    /// Creates the object of the manifest.
+    pub async fn create(&self, namespace: &str, manifest: &Value, check: UnknownFields) -> Result<Value, String> {
+        let path = format!("{}?{}", collection(namespace, manifest), check.query());
         self.send(Method::POST, &path, manifest.to_string()).await
     }
 
     /// Replaces the object of the manifest's name, which exists.
-    pub async fn replace(&self, namespace: &str, manifest: &Value) -> Result<Value, String> {
+    pub async fn replace(&self, namespace: &str, manifest: &Value, check: UnknownFields) -> Result<Value, String> {
         let path = object(namespace, manifest);
         let exists = self.send(Method::GET, &path, String::new()).await?;
         let mut manifest = manifest.clone();
         manifest["metadata"]["resourceVersion"] = exists["metadata"]["resourceVersion"].clone();
-        let path = format!("{path}?fieldValidation=Strict");
+        let path = format!("{path}?{}", check.query());
         self.send(Method::PUT, &path, manifest.to_string()).await
     }
 
@@ -70,8 +70,9 @@ impl Server {
         options: &str,
     ) -> Result<Value, String> {
         let path = format!(
-            "{}?fieldManager={manager}&fieldValidation=Strict{options}",
-            object(namespace, manifest)
+            "{}?fieldManager={manager}&{}{options}",
+            object(namespace, manifest),
+            UnknownFields::Refused.query()
         );
         self.send(Method::PATCH, &path, manifest.to_string()).await
     }
@@ -96,6 +97,22 @@ impl Server {
             Ok(answer) => Ok(answer),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 409 | 422) => Err(status.message.clone()),
             Err(error) => panic!("{} on {path}: {error}", self.name),
+        }
+    }
+}
+
+/// What the server does with fields that the schema does not have. An old server always drops them.
+#[derive(Clone, Copy)]
+pub enum UnknownFields {
+    Dropped,
+    Refused,
+}
+
+impl UnknownFields {
+    fn query(self) -> &'static str {
+        match self {
+            Self::Dropped => "fieldValidation=Ignore",
+            Self::Refused => "fieldValidation=Strict",
         }
     }
 }

@@ -69,7 +69,6 @@ sid_apt() {
 sid_ready() {
   mkdir -p "$SID/apt/state/lists/partial" "$SID/apt/cache/archives/partial" "$SID/apt/preferences.d"
   : >"$SID/apt/status"
-  # Written out first: a failure inside a command substitution would go unseen.
   debian_source deb sid >"$SID/apt/sources.list"
   with_progress "reading Debian's package lists (sid)" sid_apt apt-get update
 }
