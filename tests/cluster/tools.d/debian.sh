@@ -4,10 +4,15 @@
 
 SCRATCH=$CACHE/scratch
 
-# The scratch area outlives an interrupted run, so that the next one goes on where it stopped.
-rm_scratch() {
-  # Go marks its module cache read-only.
-  [ ! -d "$SCRATCH" ] || { chmod -R u+w "$SCRATCH"; rm -rf "$SCRATCH"; }
+# The scratch area outlives an interrupted run, so that the next one goes on where it stopped. Deleting it takes long, so
+# that other runs get the lock before.
+rm_scratch_and_unlock() {
+  local finished=$CACHE/finished.$$
+  [ ! -d "$SCRATCH" ] || mv "$SCRATCH" "$finished"
+  exec 8>&-
+  # Also what a killed run left. Another run may be deleting the same. Go marks its module cache read-only.
+  chmod -Rf u+w "$CACHE"/finished.* || true
+  rm -rf "$CACHE"/finished.* || true
 }
 
 # The machine's own mirror of the main archive. A fresh machine has read no lists yet, so that the origin is unknown:
