@@ -23,10 +23,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Stands in for a server: says its process id, and goes on for ever.
+/// This stand-in for a server writes its process id to a file and runs forever.
 const SERVER: &str = "echo $$ > \"$0\"; exec sleep 1000000";
 
-/// Not a test: what the test below runs in a process of its own, and kills.
+/// The next test runs this in a process of its own, and kills that.
 #[test]
 #[ignore = "it never ends"]
 fn holds_a_server_for_ever() {
@@ -188,7 +188,7 @@ async fn connect(proxy: &Proxy) -> TcpStream {
         .unwrap()
 }
 
-/// Sends a byte and returns the answer; an error where the connection is closed.
+/// Sends a byte and returns the answer, or an error where the connection is closed.
 async fn ask(stream: &mut TcpStream, byte: u8) -> std::io::Result<u8> {
     stream.write_u8(byte).await?;
     stream.read_u8().await
@@ -207,7 +207,7 @@ async fn a_cut_proxy_closes_every_connection_and_takes_new_ones_once_it_is_resto
     );
     proxy.restore();
     assert_eq!(ask(&mut connect(&proxy).await, 5).await.unwrap(), 6);
-    // A cut that is over before anybody looked was a cut all the same.
+    // A short cut also closes a connection that is idle meanwhile.
     let mut unaware = connect(&proxy).await;
     assert_eq!(ask(&mut unaware, 7).await.unwrap(), 8);
     proxy.cut();
@@ -228,7 +228,7 @@ async fn a_frozen_proxy_holds_bytes_back_and_delivers_them_when_it_thaws() {
         biased;
         _ = old.read_u8() => panic!("a byte came through"),
         _ = new.read_u8() => panic!("a byte came through"),
-        // A connection of its own to the same kind of server shows that bytes sent before it have had their time.
+        // After so many round trips elsewhere, the bytes would have arrived.
         () = round_trips(100) => {}
     }
     proxy.thaw();
@@ -244,7 +244,7 @@ async fn round_trips(count: usize) {
     }
 }
 
-/// Waits for a condition.
+/// Waits until the condition returns something.
 fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {

@@ -505,3 +505,29 @@ async fn an_applied_change_of_what_can_not_be_changed_is_refused() {
     let applied = apply(json!({"concurrency": 4})).await.unwrap();
     assert_eq!(applied["spec"]["queue"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_new_scale_is_judged_by_the_rules_too() {
+    let Some(server) = current().await else { return };
+    let namespace = server.namespace().await;
+    let group = object(
+        "TaskGroup",
+        "acme",
+        &json!({"concurrency": 1, "workers": {"maxInflightPerPod": 1}}),
+    );
+    server.create(&namespace, &group, UnknownFields::Refused).await.unwrap();
+    let path = servers::object(&namespace, &group) + "/scale";
+    let scale_to = async |replicas: u32| {
+        let mut scale = server.send(Method::GET, &path, String::new()).await.unwrap();
+        scale["spec"]["replicas"] = replicas.into();
+        server.send(Method::PUT, &path, scale.to_string()).await
+    };
+    assert_eq!(scale_to(500).await.unwrap()["spec"]["replicas"], 500);
+    let message = scale_to(501).await.unwrap_err();
+    assert!(
+        message.contains("spec.concurrency needs more than 500 pods"),
+        "{message}"
+    );
+    let message = scale_to(0).await.unwrap_err();
+    assert!(message.contains("greater than or equal to 1"), "{message}");
+}

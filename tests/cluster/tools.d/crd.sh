@@ -63,7 +63,8 @@ sid_apt() {
   "$command" -o "Dir::Etc::sourcelist=$SID/apt/sources.list" -o Dir::Etc::sourceparts=- \
     -o Dir::Etc::preferences=/dev/null -o "Dir::Etc::preferencesparts=$SID/apt/preferences.d" \
     -o "Dir::State=$SID/apt/state" -o "Dir::State::status=$SID/apt/status" -o "Dir::Cache=$SID/apt/cache" \
-    -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User=root -o APT::Install-Recommends=false "$@"
+    -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
+    -o APT::Default-Release= "$@"
 }
 
 sid_ready() {
