@@ -246,7 +246,7 @@ fn a_refusal_says_what_to_do() {
     assert_eq!(
         refusal.message,
         "stream tg_crawl_acme exists and is not marked as a TaskGroup's: use another spec.queue, delete the stream, or \
-         take it over with the annotation taskgroup.io/adopt: \"true\" (it then listens to tasks.crawl.acme.>)"
+         take it over with the annotation taskgroup.io/adopt: \"true\" (it then listens to tasks.crawl.acme.>, requeue.crawl.acme.>)"
     );
 }
 
