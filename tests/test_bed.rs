@@ -158,8 +158,8 @@ fn the_newest_crd_server_in_the_cache_is_used_without_another_look_at_debian() {
         std::fs::write(&program, WRAPPER).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let script = r#"build_crd_server() { echo built; }; set_crd; env_get CRD_SERVER
-        CRD_SERVER_MINIMUM=0.101; set_crd; env_get CRD_SERVER"#;
+    let script = "build_crd_server() { echo built; }; set_crd; env_get CRD_SERVER
+        CRD_SERVER_MINIMUM=0.101; set_crd; env_get CRD_SERVER";
     let said = bash(dir.path(), script, &[]);
     let newest = dir.path().join("cache/crd-server-0.100.0-1/apiextensions-apiserver");
     assert!(said.starts_with(&*newest.to_string_lossy()), "{said}");

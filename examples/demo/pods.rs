@@ -114,12 +114,12 @@ pub fn stuck(pods: &Pods) -> Option<Stuck> {
 }
 
 impl Metadata {
-    /// The name of the ReplicaSet or StatefulSet, or that of a pod without one.
+    /// The name of the `ReplicaSet` or `StatefulSet`, or that of a pod without one.
     fn owner(&self) -> &str {
         self.owner_references.first().map_or(&self.name, |owner| &owner.name)
     }
 
-    /// The name of the Deployment, whose ReplicaSets have a hash each at the end of theirs, or the owner's.
+    /// The name of the Deployment, which is that of its `ReplicaSet` without the hash at the end, or the owner's.
     fn workload(&self) -> &str {
         let of_deployment = self
             .owner_references

@@ -43,16 +43,14 @@ impl CrdServer {
     /// notice says why.
     pub async fn shared() -> Option<&'static Self> {
         static SHARED: OnceCell<Option<CrdServer>> = OnceCell::const_new();
-        let start = async || match Tool::CrdServer.find() {
-            Some(program) => {
-                let server = Self::start(&program, ApiServer::shared().await).await;
-                server.install_crds().await;
-                Some(server)
-            }
-            None => {
+        let start = async || {
+            let Some(program) = Tool::CrdServer.find() else {
                 skipped();
-                None
-            }
+                return None;
+            };
+            let server = Self::start(&program, ApiServer::shared().await).await;
+            server.install_crds().await;
+            Some(server)
         };
         SHARED.get_or_init(start).await.as_ref()
     }
