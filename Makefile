@@ -22,7 +22,7 @@ demo: ## Show three groups at their limits in a cluster on this machine
 demo-down: cluster-down ## Remove everything that the demo created
 
 test: ## Run every test, the end-to-end test in a cluster of its own
-	@$(SCRIPTS)/tools api node image
+	@$(SCRIPTS)/tools api node image crd
 	@$(SCRIPTS)/run-tests
 
 lint: ## Check the format, and run clippy with warnings as errors
@@ -67,7 +67,7 @@ bench-peers: ## Measure tasks per second beside Celery and BullMQ (QUICK=1 to tr
 	@benches/peers/run
 
 tools: ## Fetch what the tests need into ~/.cache/taskgroup
-	@$(SCRIPTS)/tools api node image
+	@$(SCRIPTS)/tools api node image crd
 
 deny: ## Check the licenses and the sources of the dependencies
 	@$(SCRIPTS)/tools deny

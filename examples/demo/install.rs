@@ -1,4 +1,4 @@
-//! Prepares the cluster. Installs the operator and NATS, and opens a way to publish from this machine.
+//! Installs the operator and NATS in the cluster, and publishes tasks from outside.
 
 use super::cluster::{Cluster, Forward, until};
 use std::time::Duration;
@@ -7,11 +7,14 @@ use taskgroup::{
     protocol::Queue,
 };
 
-/// API servers evaluate CEL rules from this minor version on. kubectl refuses to send rules to an older server, which would
-/// drop them.
+/// API servers know CEL rules from this minor version on. An older one drops them, so kubectl refuses to send them
+/// there.
 const KNOWS_CEL: u32 = 25;
 
-/// Installs or updates the CRDs, the operator, and NATS, and waits until they are ready.
+/// Installs or renews the CRDs, the operator and NATS, and waits until they are ready.
+///
+/// # Errors
+/// Whatever kubectl says, or why a pod does not start.
 pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.show(&format!("apply {} -k crds", validation(cluster)?))?;
     cluster.run(
@@ -21,17 +24,21 @@ pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     let was_there = !cluster.is_gone("-n taskgroup-system deployment/taskgroup-operator")?;
     cluster.show("apply -k deploy/local")?;
     if was_there {
-        // The image keeps its name after a new build, but its content may differ.
+        // A new build keeps the name of the image.
         cluster.run("-n taskgroup-system rollout restart deployment/taskgroup-operator")?;
     }
-    cluster.run("-n taskgroup-system rollout status statefulset/nats --timeout=300s")?;
-    cluster.run("-n taskgroup-system rollout status deployment/taskgroup-operator --timeout=300s")?;
+    for workload in ["statefulset/nats", "deployment/taskgroup-operator"] {
+        cluster.wait("taskgroup-system", &format!("rollout status {workload} --timeout=300s"))?;
+    }
     println!();
     Ok(())
 }
 
-/// Removes what an earlier run left in a namespace. The namespace stays, because Kubernetes takes minutes to delete one whose
-/// pods may take minutes to stop.
+/// Removes whatever an earlier run left in a namespace. The namespace stays, because Kubernetes takes minutes to delete
+/// one whose pods may take minutes to stop.
+///
+/// # Errors
+/// Whatever kubectl says, or pods that do not end.
 pub async fn clear(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
     if cluster.is_gone(&format!("namespace/{namespace}"))? {
         return Ok(());
@@ -57,7 +64,10 @@ pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
     Ok("--validate=false")
 }
 
-/// Connects to the NATS in the cluster. The connection lasts as long as the forwarded port.
+/// Connects to the NATS in the cluster. The connection lives as long as the forwarded port.
+///
+/// # Errors
+/// A port that can't be forwarded, or a NATS that does not answer.
 pub async fn connect(cluster: &Cluster) -> anyhow::Result<(Broker, Forward)> {
     let forward = cluster.forward_nats()?;
     let args = NatsArgs {
@@ -72,7 +82,10 @@ pub async fn connect(cluster: &Cluster) -> anyhow::Result<(Broker, Forward)> {
     Ok((broker, forward))
 }
 
-/// Publishes a task and waits until the queue has stored it.
+/// Publishes a task, and returns when the queue has stored it.
+///
+/// # Errors
+/// A queue that does not take it.
 pub async fn publish(broker: &Broker, namespace: &str, queue: &str, id: &str) -> anyhow::Result<()> {
     let subject = Queue::new(namespace, queue).task(id);
     let headers = [("Nats-Msg-Id".to_owned(), id.to_owned())];

@@ -27,10 +27,10 @@ fn group_named(name: &str, mut spec: Value) -> Value {
 
 /// A rule by the start of its message, with objects that it lets pass and some that it refuses.
 /// Pairs are updates: the old object and the new one.
-struct Case {
-    message: &'static str,
-    good: Vec<(Option<Value>, Value)>,
-    bad: Vec<(Option<Value>, Value)>,
+pub struct Case {
+    pub message: &'static str,
+    pub good: Vec<(Option<Value>, Value)>,
+    pub bad: Vec<(Option<Value>, Value)>,
 }
 
 fn creates(objects: impl IntoIterator<Item = Value>) -> Vec<(Option<Value>, Value)> {
@@ -191,7 +191,7 @@ fn pace_cases() -> Vec<Case> {
 }
 
 /// All of them.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let cases = [task_group_cases(), pace_cases(), task_handler_cases()];
     cases.into_iter().flatten().collect()
 }
