@@ -184,7 +184,7 @@ fn every_header_and_every_word_that_users_read_is_explained() {
     }
 }
 
-/// Name of the file without `.rs`, and of the function, for every function in the tests.
+/// Name of the file without `.rs` (of its folder for `main.rs`), and of the function, for every function in the tests.
 fn functions_below(folder: &Path) -> Vec<(String, String)> {
     let mut functions = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -192,7 +192,12 @@ fn functions_below(folder: &Path) -> Vec<(String, String)> {
         if path.is_dir() {
             functions.extend(functions_below(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let file = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let file = if path.ends_with("main.rs") {
+                name(folder)
+            } else {
+                name(&path)
+            };
             let text = fs::read_to_string(&path).unwrap();
             let names = text.lines().filter_map(|line| {
                 let (_, rest) = line.split_once("fn ")?;
