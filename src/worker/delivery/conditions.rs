@@ -1,0 +1,154 @@
+//! The conditions under which a group's tasks are pulled: a connection, a consumer with settings, a handler that is there,
+//! and a process that goes on.
+
+use crate::{
+    broker::Link,
+    worker::{
+        group::{Group, GroupSnapshot},
+        runtime::GroupReadiness,
+    },
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{select, sync::watch};
+
+/// For how long nothing is pulled from a server that was restarted. A server that crashed may have forgotten the deliveries
+/// of its last moments. Until all workers are connected again (which takes them up to a second) and have aborted those,
+/// none shall get another.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Why no tasks are pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hold {
+    /// The process shuts down.
+    Stopping,
+    /// The handler takes no connections.
+    Handler(String),
+    /// The broker is away, or has no consumer for the group.
+    Broker(String),
+}
+
+/// The conditions of one group.
+pub struct Conditions {
+    group: Arc<Group>,
+    readiness: GroupReadiness,
+    state: watch::Receiver<GroupSnapshot>,
+    handler: watch::Receiver<Option<String>>,
+    link: watch::Receiver<Link>,
+    /// The number of the connection, and the server at its other end.
+    epoch: u64,
+    server: Option<String>,
+    /// What was said last; `None` before the first look.
+    said: Option<Option<Hold>>,
+}
+
+/// The conditions at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Whether tasks may be pulled.
+    pub may_pull: bool,
+    /// Whether to take back what was asked for, as a task that comes could not run. (A broker that is away has nothing
+    /// to be taken back.)
+    pub withdraw: bool,
+    /// The connection was made anew, and nothing is to be pulled for so long.
+    pub reconnected: Option<Duration>,
+    /// The server was restarted, and may have forgotten deliveries.
+    pub server_restarted: bool,
+    /// Whether tasks start by a rate.
+    pub has_rate: bool,
+    /// The group's `ackWait`; the longest time there is before it is known.
+    pub ack_wait: Duration,
+    /// The longest time of one attempt.
+    pub task_timeout: Duration,
+    /// Most tasks in this process at once, and the limit of the group, once they are known.
+    pub limits: Option<(u32, u32)>,
+}
+
+impl Conditions {
+    /// The conditions of `group`, which are shown by `readiness`.
+    pub fn new(group: Arc<Group>, readiness: GroupReadiness) -> Self {
+        Self {
+            state: group.state().subscribe(),
+            handler: group.runtime().gate().closed(),
+            link: group.broker().link(),
+            group,
+            readiness,
+            epoch: 0,
+            server: None,
+            said: None,
+        }
+    }
+
+    /// Returns when a condition changed since the last look.
+    pub async fn changed(&mut self) {
+        // The senders live as long as the group.
+        select! {
+            biased;
+            Ok(()) = self.state.changed() => {}
+            Ok(()) = self.link.changed() => {}
+            Ok(()) = self.handler.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Looks at all conditions, and says what is new, with `running` tasks.
+    pub fn look(&mut self, running: u32) -> Look {
+        let link = *self.link.borrow_and_update();
+        let (mut reconnected, mut server_restarted) = (None, false);
+        if link.epoch != self.epoch {
+            self.epoch = link.epoch;
+            let server = Some(self.group.broker().server_id());
+            server_restarted = self.server.is_some() && self.server != server;
+            reconnected = Some(if server_restarted { SETTLE } else { Duration::ZERO });
+            self.server = server;
+        }
+        let state = self.state.borrow_and_update();
+        let handler = self.handler.borrow_and_update().clone();
+        let stopping = self.group.runtime().stopping().is_cancelled();
+        let hold = if stopping {
+            Some(Hold::Stopping)
+        } else if let Some(reason) = state.missing() {
+            Some(Hold::Broker(reason.to_owned()))
+        } else if !link.up {
+            let servers = self.group.broker().servers();
+            Some(Hold::Broker(format!(
+                "no connection to NATS at {servers}; trying again"
+            )))
+        } else {
+            handler.map(Hold::Handler)
+        };
+        let config = state.config();
+        let look = Look {
+            may_pull: hold.is_none(),
+            withdraw: matches!(hold, Some(Hold::Stopping | Hold::Handler(_))),
+            reconnected,
+            server_restarted,
+            has_rate: state.rate().is_some(),
+            ack_wait: config.map_or(Duration::MAX, |config| config.ack_wait()),
+            task_timeout: config.map_or(Duration::ZERO, |config| config.settings().task_timeout()),
+            limits: config.map(|config| (config.capacity(), config.concurrency())),
+        };
+        drop(state);
+        if self.said.as_ref() != Some(&hold) {
+            self.say(hold.as_ref(), running);
+            self.said = Some(hold);
+        }
+        look
+    }
+
+    fn say(&self, hold: Option<&Hold>, running: u32) {
+        match hold {
+            None => {
+                tracing::info!("ready: asking for tasks");
+                self.readiness.ready();
+            }
+            Some(Hold::Stopping) => {
+                tracing::info!(running, "shutting down: no new tasks, finishing what runs");
+                self.readiness.not_ready("shutting down");
+            }
+            Some(Hold::Handler(reason) | Hold::Broker(reason)) => {
+                tracing::info!("not asking for tasks: {reason}");
+                self.readiness.not_ready(reason);
+            }
+        }
+    }
+}
