@@ -61,7 +61,7 @@ pub use self::{
     policy::{AttemptResult, Output},
 };
 use crate::{
-    admin::{self, Readiness},
+    admin::{self, Health},
     broker::Broker,
     names::{Queue, is_dns_label},
 };
@@ -157,11 +157,13 @@ async fn start(args: Args, handler: Handler, gate: Gate, shutdown: CancellationT
 
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::waiting("starting");
+    let readiness = Health::starting("starting");
     let drained = Drained::default();
     let app = admin::app(readiness.clone(), Arc::new(registry)).merge(drained.page());
     let admin_shutdown = CancellationToken::new();
-    let (addr, admin) = admin::start(app, args.serve.admin_addr, admin_shutdown.clone()).await?;
+    let listener = admin::listen(args.serve.admin_addr).await?;
+    let addr = listener.local_addr()?;
+    let admin = tokio::spawn(admin::serve(listener, app, admin_shutdown.clone()));
     tracing::info!(%queue, %handler, admin = %addr, "worker started");
 
     let (acks, unsent) = acks::channel();

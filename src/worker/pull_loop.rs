@@ -8,7 +8,7 @@ use super::{
     watch::Known,
 };
 use crate::{
-    admin::Readiness,
+    admin::Health,
     broker::{Arrival, Delivery, Link, PullEnd, PullInbox},
 };
 use std::{
@@ -39,7 +39,7 @@ enum Hold {
 }
 
 /// Runs tasks until `shutdown`, and then until none runs any more.
-pub async fn run(worker: Arc<Worker>, readiness: Readiness, shutdown: CancellationToken) {
+pub async fn run(worker: Arc<Worker>, readiness: Health, shutdown: CancellationToken) {
     PullLoop {
         known: worker.known.subscribe(),
         link: worker.broker.link(),
@@ -70,7 +70,7 @@ enum Event {
 
 struct PullLoop {
     worker: Arc<Worker>,
-    readiness: Readiness,
+    readiness: Health,
     shutdown: CancellationToken,
     known: watch::Receiver<Known>,
     link: watch::Receiver<Link>,
@@ -200,7 +200,7 @@ impl PullLoop {
             handler.map(Hold::Handler)
         };
         drop(known);
-        if hold != self.hold || self.readiness.reason().is_some() == hold.is_none() {
+        if hold != self.hold || self.readiness.not_ready_because().is_some() == hold.is_none() {
             self.say(hold.as_ref());
             self.hold = hold;
         }
