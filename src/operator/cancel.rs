@@ -66,14 +66,12 @@ enum State {
 }
 
 /// Answers requests for as long as it is polled.
-pub async fn run(ctx: Arc<Context>) {
-    let requests = match ctx.broker.cancel_requests().await {
-        Ok(requests) => requests,
-        Err(error) => return tracing::error!(%error, "requests to cancel tasks can't be heard"),
-    };
+pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+    let requests = ctx.broker.cancel_requests().await?;
     requests
         .for_each_concurrent(AT_ONCE, |request| answer(&ctx, request))
         .await;
+    Ok(())
 }
 
 async fn answer(ctx: &Context, request: Question) {
