@@ -26,7 +26,7 @@ pub use self::{
 };
 
 use self::handler::Handler;
-use crate::names::{Queue, is_dns_label};
+use crate::protocol::{Queue, subject::is_dns_label};
 use tokio_util::sync::CancellationToken;
 
 /// Runs the tasks of one group until `shutdown`, then finishes what runs and returns.

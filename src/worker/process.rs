@@ -10,7 +10,7 @@ use super::{
 use crate::{
     admin::{self, Health},
     broker::Broker,
-    names::Queue,
+    protocol::Queue,
     supervisor::Supervisor,
 };
 use prometheus_client::registry::Registry;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Question},
-    names::Queue,
+    protocol::{Kind, Queue, subject::queue_of},
 };
 use futures::{
     StreamExt,
@@ -34,20 +34,13 @@ const ALL: &str = "*";
 const CALLBACK_MAKERS: &str = "workers";
 
 /// The kinds of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    SettingsNotice,
-    CancelQuestion,
-    CallbackRequest,
-}
-
-const KINDS: [Kind; 3] = [Kind::SettingsNotice, Kind::CancelQuestion, Kind::CallbackRequest];
+const KINDS: [Kind; 3] = [Kind::Settings, Kind::WorkerCancel, Kind::WorkerCallback];
 
 /// The subscriptions of one process.
 pub struct Subscriptions {
     runtime: Arc<Runtime>,
     groups: HashMap<Queue, Arc<Group>>,
-    messages: SelectAll<BoxStream<'static, (Kind, Question)>>,
+    messages: SelectAll<BoxStream<'static, Question>>,
 }
 
 impl Subscriptions {
@@ -63,13 +56,9 @@ impl Subscriptions {
         let mut messages = Vec::new();
         for scope in scopes(groups.keys()) {
             for kind in KINDS {
-                let (subject, shared_by) = match kind {
-                    Kind::SettingsNotice => (scope.settings_notice(), None),
-                    Kind::CancelQuestion => (scope.cancel_question(), None),
-                    Kind::CallbackRequest => (scope.callback_request(), Some(CALLBACK_MAKERS)),
-                };
-                let questions = runtime.broker().questions(subject, shared_by).await?;
-                messages.push(questions.map(move |question| (kind, question)).boxed());
+                let shared_by = (kind == Kind::WorkerCallback).then_some(CALLBACK_MAKERS);
+                let questions = runtime.broker().questions(scope.of(kind), shared_by).await?;
+                messages.push(questions.boxed());
             }
         }
         Ok(Self {
@@ -81,29 +70,31 @@ impl Subscriptions {
 
     /// Takes each message to its group. Ends only when the client is closed.
     pub async fn serve(mut self) {
-        while let Some((kind, question)) = self.messages.next().await {
-            self.dispatch(kind, question);
+        while let Some(question) = self.messages.next().await {
+            self.dispatch(question);
         }
     }
 
-    fn dispatch(&self, kind: Kind, question: Question) {
-        let Some(queue) = addressee(question.subject()) else {
+    fn dispatch(&self, question: Question) {
+        let Some((kind, queue)) = queue_of(question.subject()) else {
             return;
         };
         let group = self.groups.get(&queue).cloned();
         match kind {
-            Kind::SettingsNotice => {
+            Kind::Settings => {
                 if let Some(group) = group {
                     group.state().notice();
                 }
             }
-            Kind::CancelQuestion => {
+            Kind::WorkerCancel => {
                 tokio::spawn(async move { answer_cancel(group.as_deref(), &question).await });
             }
-            Kind::CallbackRequest => {
+            Kind::WorkerCallback => {
                 let runtime = self.runtime.clone();
                 tokio::spawn(async move { answer_callback(&runtime, group.as_deref(), queue, question).await });
             }
+            // Nothing else is subscribed to.
+            _ => {}
         }
     }
 }
@@ -121,13 +112,6 @@ fn scopes<'a>(queues: impl Iterator<Item = &'a Queue>) -> Vec<Queue> {
             _ => Queue::new(namespace, ALL),
         })
         .collect()
-}
-
-/// The queue that a subject `<kind>.<namespace>.<queue>` names.
-fn addressee(subject: &str) -> Option<Queue> {
-    let mut tokens = subject.rsplit('.');
-    let (name, namespace) = (tokens.next()?, tokens.next()?);
-    Some(Queue::new(namespace, name))
 }
 
 #[cfg(test)]
@@ -150,18 +134,6 @@ mod tests {
             let queues: Vec<_> = groups.iter().map(|text| queue(text)).collect();
             let expected: Vec<_> = expected.into_iter().map(queue).collect();
             assert_eq!(scopes(queues.iter()), expected, "{groups:?}");
-        }
-    }
-
-    #[test]
-    fn a_subject_names_the_queue_that_a_message_is_for() {
-        let queue = Queue::new("crawl", "acme");
-        for subject in [
-            queue.settings_notice(),
-            queue.cancel_question(),
-            queue.callback_request(),
-        ] {
-            assert_eq!(addressee(&subject), Some(queue.clone()), "{subject}");
         }
     }
 }

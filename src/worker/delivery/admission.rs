@@ -1,7 +1,7 @@
 //! Admission: whether a delivered task may start, and when. A task waits here for its start by the group's rate.
 
 use crate::worker::{
-    group::{Group, GroupConfig, GroupSnapshot, Run},
+    group::{Group, GroupConfig, GroupSnapshot, Run, history::has_expired},
     outcome::{self, Verdict},
     rate::Turn,
 };
@@ -29,7 +29,7 @@ async fn may_start(run: &Run<'_>, turn: Option<Turn>) -> Result<Option<Arc<Group
         return Err(Verdict::Cancelled);
     }
     let max_attempts = run.config().settings().max_attempts;
-    if let Some(death) = outcome::already_dead(run.history().attempts(), run.attempt(), max_attempts) {
+    if let Some(death) = outcome::already_dead(run.history().attempts, run.attempt(), max_attempts) {
         return Err(Verdict::Dead(death));
     }
     {
@@ -60,7 +60,7 @@ fn in_time(run: &Run<'_>, now: &GroupSnapshot) -> Result<Option<Arc<GroupConfig>
         .config()
         .filter(|config| !std::ptr::eq(Arc::as_ptr(config), run.config()));
     let settings = changed.map_or(run.config(), Arc::as_ref).settings();
-    if settings.expire().is_some() && run.history().has_expired(settings, run.group().now()) {
+    if settings.expire().is_some() && has_expired(run.history(), settings, run.group().now()) {
         return Err(Verdict::Dead(outcome::expired(run.attempt(), settings.expire())));
     }
     Ok(changed.cloned())

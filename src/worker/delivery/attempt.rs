@@ -1,18 +1,18 @@
 //! One attempt of a task: the handler's answer, in the metrics and in the log, and the verdict on it.
 
 use crate::{
-    task::is_ours,
+    protocol::{dead_letter::MAX_ERROR, headers::is_ours},
     worker::{
         group::Run,
-        handler::{Attempt, AttemptResult, Handler, MAX_ERROR, Trace},
-        outcome::{self, Report, Verdict},
+        handler::{Attempt, AttemptResult, Handler, Trace},
+        outcome::{self, TaskReport, Verdict},
     },
 };
 use futures::FutureExt;
 use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
 
 /// Makes the attempt of a run.
-pub async fn make(run: &Run<'_>) -> (Verdict, Report) {
+pub async fn make(run: &Run<'_>) -> (Verdict, TaskReport) {
     let (group, task, settings) = (run.group(), run.task(), run.config().settings());
     let metrics = group.metrics();
     let begun = Instant::now();
@@ -58,7 +58,7 @@ pub async fn make(run: &Run<'_>) -> (Verdict, Report) {
     // A user's code may say what nobody else shall read.
     tracing::trace!(target: "taskgroup::bodies", call_id = run.id(), body = result.text(), "the handler's answer");
     let output = result.output();
-    let report = Report {
+    let report = TaskReport {
         status: result.http_status(),
         duration,
         body: output.bytes,

@@ -11,11 +11,6 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::{select, sync::watch};
 
-/// For how long nothing is pulled from a server that was restarted. A server that crashed may have forgotten the deliveries
-/// of its last moments. Until all workers are connected again (which takes them up to a second) and have aborted those,
-/// none shall get another.
-const SETTLE: Duration = Duration::from_secs(2);
-
 /// Why no tasks are pulled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Hold {
@@ -49,9 +44,9 @@ pub struct Look {
     /// Whether to take back what was asked for, as a task that comes could not run. (A broker that is away has nothing
     /// to be taken back.)
     pub withdraw: bool,
-    /// The connection was made anew, and nothing is to be pulled for so long.
-    pub reconnected: Option<Duration>,
-    /// The server was restarted, and may have forgotten deliveries.
+    /// The number of the connection.
+    pub epoch: u64,
+    /// The connection is the first one to a restarted server, which may have forgotten deliveries.
     pub server_restarted: bool,
     /// Whether tasks start by a rate.
     pub has_rate: bool,
@@ -93,12 +88,11 @@ impl Conditions {
     /// Looks at all conditions, and says what is new, with `running` tasks.
     pub fn look(&mut self, running: u32) -> Look {
         let link = *self.link.borrow_and_update();
-        let (mut reconnected, mut server_restarted) = (None, false);
+        let mut server_restarted = false;
         if link.epoch != self.epoch {
             self.epoch = link.epoch;
             let server = Some(self.group.broker().server_id());
             server_restarted = self.server.is_some() && self.server != server;
-            reconnected = Some(if server_restarted { SETTLE } else { Duration::ZERO });
             self.server = server;
         }
         let state = self.state.borrow_and_update();
@@ -120,7 +114,7 @@ impl Conditions {
         let look = Look {
             may_pull: hold.is_none(),
             withdraw: matches!(hold, Some(Hold::Stopping | Hold::Handler(_))),
-            reconnected,
+            epoch: link.epoch,
             server_restarted,
             has_rate: state.rate().is_some(),
             ack_wait: config.map_or(Duration::MAX, |config| config.ack_wait()),

@@ -26,7 +26,7 @@ mod tests {
             let ack_wait = Duration::from_secs(seconds);
             assert!(longest_silence(ack_wait) < ack_wait / 2, "{seconds}");
             // JetStream refuses a pull that is over before its second heartbeat.
-            assert!(interval(ack_wait) * 2 < super::super::demand::EXPIRES, "{seconds}");
+            assert!(interval(ack_wait) * 2 < super::super::pull_loop::EXPIRES, "{seconds}");
         }
     }
 }

@@ -7,7 +7,6 @@ mod conditions;
 mod demand;
 mod heartbeat;
 mod pull_loop;
-mod pulls;
 mod redelivery;
 mod run;
 

@@ -8,12 +8,15 @@
 
 use crate::{
     broker::{BrokerError, Receipt, StoredMessage, code},
-    names::{DEAD_STREAM, DELAY_STREAM, StreamName},
-    task::{dead_headers, history},
+    protocol::{
+        Kind, Origin, StreamName, dead_letter, headers, history,
+        id::MSG_ID,
+        subject::{DEAD_STREAM, DELAY_STREAM},
+    },
     worker::{
         backoff::Backoff,
         group::Run,
-        outcome::{PATIENCE, Verdict, scheduled},
+        outcome::{PATIENCE, Verdict},
     },
 };
 use bytes::Bytes;
@@ -46,7 +49,7 @@ pub async fn check(run: &Run<'_>) -> Result<(), Verdict> {
             return Err(Verdict::Requeue(run.group().now()));
         }
     }
-    if let Some(origin) = run.task().header(history::ORIGIN) {
+    if let Some(origin) = &run.history().origin {
         // Until that is confirmed: what is left of the task would bring it back once more.
         ask(run, || remove_predecessors(run, origin)).await?;
     }
@@ -81,15 +84,16 @@ async fn exceeds_limit(run: &Run<'_>) -> Result<bool, Verdict> {
 async fn bury(run: &Run<'_>) -> Result<(), BrokerError> {
     let (group, task, id) = (run.group(), run.task(), run.id());
     let (queue, sequence) = (group.queue(), task.stored().sequence);
-    let (delay, due) = (queue.fence("delay", id, sequence), queue.fence("due", id, sequence));
-    let dead = queue.dead_fence(id, sequence);
+    let origin = run.origin();
+    let [delay, due, dead] = [Kind::DelayTombstone, Kind::DueTombstone, Kind::DeadTombstone]
+        .map(|kind| queue.of_message(kind, id, sequence));
     // Should this worker die here, what it leaves goes away by itself.
     let at = group.now().checked_add(PATIENCE).unwrap_or(Timestamp::MAX);
     let first = task.delivered().saturating_sub(BURIED).max(1);
     let tombstones = (first..task.delivered()).map(async |earlier| {
-        let delivery = run.delivery(earlier);
-        let plain = [("Nats-Msg-Id".to_owned(), delivery.clone())];
-        let scheduled = scheduled(at, due.clone(), delivery);
+        let transfer = origin.transfer(earlier);
+        let plain = [(MSG_ID.to_owned(), transfer.clone())];
+        let scheduled = headers::schedule(at, due.clone(), transfer);
         tokio::try_join!(tombstone(run, &delay, &scheduled), tombstone(run, &dead, &plain))
     });
     try_join_all(tombstones).await?;
@@ -115,9 +119,9 @@ async fn tombstone(run: &Run<'_>, subject: &str, headers: &[(String, String)]) -
 async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
     let (group, id) = (run.group(), run.id());
     let (queue, broker) = (group.queue(), group.broker());
-    let (origin, sequence) = (run.origin(), run.task().stored().sequence);
+    let (origin, sequence) = (run.origin().to_string(), run.task().stored().sequence);
     let (delays, own) = (StreamName::from(DELAY_STREAM), queue.stream());
-    for subject in [queue.delay(id, sequence), queue.due(id, sequence)] {
+    for subject in [Kind::Delay, Kind::Due].map(|kind| queue.of_message(kind, id, sequence)) {
         if broker.last_message(&delays, &subject).await?.is_some() {
             return Ok(true);
         }
@@ -125,32 +129,27 @@ async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
     let goes_on = |message: Option<StoredMessage>, header| {
         message.is_some_and(|message| message.header(header) == Some(origin.as_str()))
     };
-    for subject in [queue.task(id), queue.closed_task(id)] {
-        if goes_on(broker.last_message(&own, &subject).await?, history::ORIGIN) {
-            return Ok(true);
-        }
+    if goes_on(broker.last_message(&own, &queue.requeue(id)).await?, history::ORIGIN) {
+        return Ok(true);
     }
     let letter = broker
         .last_message(&StreamName::from(DEAD_STREAM), &queue.dead(id))
         .await?;
-    if goes_on(letter, dead_headers::ORIGIN) {
+    if goes_on(letter, dead_letter::ORIGIN) {
         return Ok(true);
     }
     Ok(broker.message_at(&own, sequence).await?.is_none())
 }
 
 /// Removes what a task was before it came back.
-async fn remove_predecessors(run: &Run<'_>, origin: &str) -> Result<(), BrokerError> {
-    let (group, id) = (run.group(), run.id());
-    // A publisher may have written anything there.
-    let Some(sequence) = origin.rsplit(':').nth(1).and_then(|number| number.parse().ok()) else {
-        return Ok(());
-    };
+async fn remove_predecessors(run: &Run<'_>, origin: &Origin) -> Result<(), BrokerError> {
+    let (group, sequence) = (run.group(), origin.stored.sequence);
     let (broker, own) = (group.broker(), group.queue().stream());
-    let (delays, due) = (StreamName::from(DELAY_STREAM), group.queue().due(id, sequence));
+    let delays = StreamName::from(DELAY_STREAM);
+    let due = group.queue().of_message(Kind::Due, run.id(), sequence);
     let (_, before) = tokio::try_join!(broker.remove(&delays, &due), broker.message_at(&own, sequence))?;
     match before {
-        Some(before) if before.stored().origin(&own) == origin => broker.delete_message(&own, sequence).await,
+        Some(before) if before.stored().origin(&own) == *origin => broker.delete_message(&own, sequence).await,
         // It is acknowledged, as a rule.
         _ => Ok(()),
     }

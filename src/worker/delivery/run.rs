@@ -4,8 +4,8 @@ use super::{admission, attempt, redelivery};
 use crate::{
     broker::Delivery,
     worker::{
-        group::{Abort, Group, History, Lease, Progress, Run},
-        outcome::{self, PATIENCE, Report, TaskOutcome, Verdict},
+        group::{Abort, Group, Lease, Progress, Run, history},
+        outcome::{self, PATIENCE, TaskOutcome, TaskReport, Verdict},
         rate::Turn,
     },
 };
@@ -14,7 +14,7 @@ use tokio::select;
 /// Runs `task`, and tells the broker the outcome. A run whose lease is lost gives up without a word, and JetStream
 /// redelivers the task to another worker.
 pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
-    let Some(id) = group.queue().task_id(task.subject()) else {
+    let Some((kind, id)) = group.queue().task_id(task.subject()) else {
         // The stream has other subjects than the group's own, so somebody edited it.
         tracing::error!(
             subject = task.subject(),
@@ -45,7 +45,7 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
         }
     };
     let lease = Lease::new(&task, config.ack_wait(), group.state(), group.broker());
-    let history = History::of(&task);
+    let history = history::read(&task, kind);
     let run = Run::new(group, (&task, id), &in_flight, &lease, &config, &history);
     let verdict = select! {
         // A run that is finished is finished, also when it was to be aborted at the same moment.
@@ -63,7 +63,7 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
     };
     let outcome = match verdict {
         Ok(outcome) => outcome,
-        Err(verdict) => Box::pin(outcome::settle(&run, verdict, &Report::unhandled())).await,
+        Err(verdict) => Box::pin(outcome::settle(&run, verdict, &TaskReport::unhandled())).await,
     };
     group.metrics().task(outcome.as_str());
     match outcome {
@@ -79,14 +79,14 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
 /// The steps of a run while its lease is held. Steps that most tasks never come to are boxed, as each of thousands of
 /// tasks takes the room of the largest step that is not.
 async fn steps(run: &Run<'_>, turn: Option<Turn>) -> TaskOutcome {
-    if run.task().delivered() > 1 || run.history().is_continued() {
+    if run.task().delivered() > 1 || run.history().origin.is_some() {
         if let Err(verdict) = Box::pin(redelivery::check(run)).await {
-            return settle(run, verdict, &Report::unhandled()).await;
+            return settle(run, verdict, &TaskReport::unhandled()).await;
         }
     }
     let changed = match admission::admit(run, turn).await {
         Ok(changed) => changed,
-        Err(verdict) => return settle(run, verdict, &Report::unhandled()).await,
+        Err(verdict) => return settle(run, verdict, &TaskReport::unhandled()).await,
     };
     // A change while the task waited for its start counts for the attempt.
     let run = &changed.as_deref().map_or(*run, |config| run.with(config));
@@ -98,6 +98,6 @@ async fn steps(run: &Run<'_>, turn: Option<Turn>) -> TaskOutcome {
 }
 
 /// Boxed, as most tasks are done and want no callback.
-async fn settle(run: &Run<'_>, verdict: Verdict, report: &Report) -> TaskOutcome {
+async fn settle(run: &Run<'_>, verdict: Verdict, report: &TaskReport) -> TaskOutcome {
     Box::pin(outcome::settle(run, verdict, report)).await
 }

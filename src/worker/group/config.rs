@@ -3,8 +3,7 @@
 
 use crate::{
     broker::ConsumerInfo,
-    names::{CONSUMER, Queue, keys},
-    settings::WorkerSettings,
+    protocol::{Queue, keys, settings::WorkerSettings},
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -66,21 +65,21 @@ impl GroupConfig {
 
 /// Reads the configuration that a consumer states, or says what is missing and what to do.
 pub fn read(consumer: Option<&ConsumerInfo>, queue: &Queue) -> Result<Observed, String> {
-    let stream = queue.stream();
+    let (stream, name) = (queue.stream(), queue.consumer());
     let Some(consumer) = consumer else {
         return Err(format!(
-            "NATS has no stream {stream} with a consumer {CONSUMER} yet: the operator makes them; look at the TaskGroup of queue {queue}"
+            "NATS has no stream {stream} with a consumer {name} yet: the operator makes them; look at the TaskGroup of queue {queue}"
         ));
     };
     let Some(text) = consumer.metadata(keys::SETTINGS) else {
         return Err(format!(
-            "the consumer {CONSUMER} of stream {stream} has no {} in its metadata: the operator writes it; look at the TaskGroup of queue {queue}",
+            "the consumer {name} of stream {stream} has no {} in its metadata: the operator writes it; look at the TaskGroup of queue {queue}",
             keys::SETTINGS
         ));
     };
     let settings = WorkerSettings::from_json(text).map_err(|error| {
         format!(
-            "{} of the consumer {CONSUMER} of stream {stream} can't be read ({error}): run operator and workers of one version",
+            "{} of the consumer {name} of stream {stream} can't be read ({error}): run operator and workers of one version",
             keys::SETTINGS
         )
     })?;
@@ -132,15 +131,15 @@ mod tests {
         for (consumer, says) in [
             (
                 None,
-                "NATS has no stream tg_a_b with a consumer workers yet: the operator makes them",
+                "NATS has no stream tg_a_b with a consumer workers-a yet: the operator makes them",
             ),
             (
                 Some(consumer(&json!({}))),
                 "has no taskgroup.io/settings in its metadata",
             ),
             (
-                Some(consumer(&json!({keys::SETTINGS: "{}"}))),
-                "missing field `group` at line 1 column 2): run operator and workers of one version",
+                Some(consumer(&json!({keys::SETTINGS: "{"}))),
+                "EOF while parsing an object at line 1 column 1): run operator and workers of one version",
             ),
         ] {
             let error = read(consumer.as_ref(), &queue).expect_err(says);

@@ -2,7 +2,7 @@
 //! consumer was made again, forgets its deliveries and delivers the tasks once more. This process does not run them
 //! once more.
 
-use crate::broker::Stored;
+use crate::protocol::Stored;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},

@@ -2,7 +2,7 @@
 
 mod acks;
 mod config;
-mod history;
+pub mod history;
 mod in_flight;
 mod lease;
 mod run;
@@ -12,7 +12,6 @@ mod watch;
 pub use self::{
     acks::{Acks, UnsentAcks},
     config::GroupConfig,
-    history::History,
     in_flight::{Abort, Cancellation, InFlight, InFlightTask, Progress},
     lease::Lease,
     run::Run,
@@ -24,7 +23,7 @@ use super::{
     rate::RateGate,
     runtime::{Metrics, Runtime, Share},
 };
-use crate::{broker::Broker, names::Queue};
+use crate::{broker::Broker, protocol::Queue};
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;

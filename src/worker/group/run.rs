@@ -1,7 +1,10 @@
 //! The run of one delivered task, as all steps from its delivery to its outcome see it.
 
-use super::{Group, GroupConfig, History, InFlightTask, Lease};
-use crate::broker::Delivery;
+use super::{Group, GroupConfig, InFlightTask, Lease};
+use crate::{
+    broker::Delivery,
+    protocol::{Origin, history::History},
+};
 
 /// The run of one delivered task.
 #[derive(Clone, Copy)]
@@ -81,16 +84,11 @@ impl<'a> Run<'a> {
 
     /// Number of the attempt that this run is to make, from 1.
     pub fn attempt(&self) -> u32 {
-        self.history.attempts().saturating_add(self.task.delivered())
+        self.history.attempts.saturating_add(self.task.delivered())
     }
 
     /// The task's message, told from all others.
-    pub fn origin(&self) -> String {
+    pub fn origin(&self) -> Origin {
         self.task.stored().origin(&self.group.queue().stream())
-    }
-
-    /// What tells delivery number `number` of the task from all others.
-    pub fn delivery(&self, number: u32) -> String {
-        format!("{}:{number}", self.origin())
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of a group. Only this file writes it; the methods say who has something to tell.
 
 use super::config::{GroupConfig, Observed};
-use crate::settings::Rate;
+use crate::protocol::settings::Rate;
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{

@@ -6,7 +6,7 @@
 //! however that happens.
 
 use super::{Attempt, AttemptResult, Output, lines::Lines, trace};
-use crate::{keep, processes, task::headers, worker::CommandLine};
+use crate::{keep, processes, protocol::headers, worker::CommandLine};
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use rustix::fs::{Access, MemfdFlags, access, memfd_create};

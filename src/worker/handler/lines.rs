@@ -1,6 +1,6 @@
 //! Cuts what a program writes to standard error into lines, and keeps the end of it. Pure.
 
-use super::MAX_ERROR;
+use crate::protocol::dead_letter::MAX_ERROR;
 use std::collections::VecDeque;
 
 /// A longer line is cut into several.

@@ -12,13 +12,13 @@ mod trace;
 pub use self::{
     client::Door,
     exec::find as find_program,
-    result::{AttemptResult, MAX_ERROR, Output},
+    result::{AttemptResult, Output},
     roots::client_config as trusted_roots,
     trace::Trace,
 };
 
 use self::{exec::ExecHandler, http::HttpHandler};
-use crate::{settings::WorkerSettings, worker::HandlerArgs};
+use crate::{protocol::settings::WorkerSettings, worker::HandlerArgs};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::{fmt, sync::Arc, task::Poll, time::Duration};

@@ -1,5 +1,6 @@
 //! The result of one attempt, whichever way the handler ran it. Pure.
 
+use crate::protocol::dead_letter::MAX_ERROR;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -50,9 +51,6 @@ impl Output {
         String::from_utf8_lossy(&self.bytes[..end]).trim().to_owned()
     }
 }
-
-/// What of an output is kept as the reason of a failure: 1 KiB.
-pub const MAX_ERROR: usize = 1024;
 
 impl AttemptResult {
     /// In a word, for metrics.

@@ -3,9 +3,9 @@
 use super::{PATIENCE, TaskOutcome};
 use crate::{
     broker::Question,
+    protocol::cancel::{self, WorkerReply, WorkerState},
     worker::group::{Cancellation, Group, Run},
 };
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time;
 
@@ -13,61 +13,48 @@ use tokio::time;
 /// millisecond, as a rule.
 const END: Duration = Duration::from_secs(2);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Cancel {
-    id: String,
-    /// Number of the last message that is meant.
-    up_to: u64,
-}
-
-#[derive(Serialize)]
-struct CancelAnswer {
-    state: &'static str,
-}
-
 /// Answers a question about a task of `group`, or of a group that does not run in this process.
 pub async fn answer(group: Option<&Group>, question: &Question) {
-    let Ok(Cancel { id, up_to }) = serde_json::from_slice(question.payload()) else {
+    let Ok(cancel::Question { id, up_to }) = serde_json::from_slice(question.payload()) else {
         tracing::warn!("a question about a cancelled task can't be read: run operator and workers of one version");
         return;
     };
     let state = match group {
         Some(group) => {
             let state = cancel(group, &id, up_to).await;
-            tracing::info!(call_id = id, state, "somebody cancels the task");
+            tracing::info!(call_id = id, ?state, "somebody cancels the task");
             state
         }
-        None => "none",
+        None => WorkerState::None,
     };
-    question.answer(&CancelAnswer { state }).await;
+    question.answer(&WorkerReply { state }).await;
 }
 
-async fn cancel(group: &Group, id: &str, up_to: u64) -> &'static str {
+async fn cancel(group: &Group, id: &str, up_to: u64) -> WorkerState {
     let in_flight = group.in_flight();
     match in_flight.cancel(id, up_to) {
         Cancellation::Running(over) => {
             let _ = time::timeout(END, over).await;
             // It may have ended by itself at the same moment.
             if in_flight.is_finished(id) {
-                "finished"
+                WorkerState::Finished
             } else {
-                "running"
+                WorkerState::Running
             }
         }
         Cancellation::Waiting(over) => {
             let _ = time::timeout(END, over).await;
-            "queued"
+            WorkerState::Queued
         }
-        Cancellation::Removed => "queued",
-        Cancellation::Finished => "finished",
-        Cancellation::Unknown => "none",
+        Cancellation::Removed => WorkerState::Queued,
+        Cancellation::Finished => WorkerState::Finished,
+        Cancellation::Unknown => WorkerState::None,
     }
 }
 
 /// Removes a cancelled task from its queue.
 pub async fn confirm(run: &Run<'_>) -> TaskOutcome {
-    let told = run.task().term("Cancelled", PATIENCE).await;
+    let told = run.task().term(cancel::TERM_REASON, PATIENCE).await;
     tracing::info!(call_id = run.id(), confirmed = told.is_ok(), "cancelled");
     TaskOutcome::Cancelled
 }

@@ -11,11 +11,10 @@ mod transfer;
 
 pub use self::{
     callback::{
-        Report, answer as answer_callback, is_rule as is_callback_rule, is_wanted as wants_callback, largest_body,
+        TaskReport, answer as answer_callback, is_rule as is_callback_rule, is_wanted as wants_callback, largest_body,
     },
     cancel::answer as answer_cancel,
     policy::{Verdict, already_dead, expired, judge},
-    transfer::scheduled,
 };
 
 use self::transfer::Transfer;
@@ -65,7 +64,7 @@ impl TaskOutcome {
 }
 
 /// Does what `verdict` says, and makes the task's callback with `report` where the task ends.
-pub async fn settle(run: &Run<'_>, verdict: Verdict, report: &Report) -> TaskOutcome {
+pub async fn settle(run: &Run<'_>, verdict: Verdict, report: &TaskReport) -> TaskOutcome {
     if matches!(verdict, Verdict::Done | Verdict::Dead(_)) && callback::begin(run, report).await == Transfer::Lost {
         return lost(run);
     }

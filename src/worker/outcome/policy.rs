@@ -1,6 +1,9 @@
 //! The retry policy: the result of an attempt and its number decide what becomes of the task. Pure.
 
-use crate::worker::handler::AttemptResult;
+use crate::{
+    protocol::dead_letter::{Death, Reason},
+    worker::handler::AttemptResult,
+};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -31,46 +34,6 @@ pub enum Verdict {
     Lost,
     /// The broker forgot that it delivered the task.
     Forgotten,
-}
-
-/// Why a task gets no further attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Death {
-    /// The reason in a word.
-    pub reason: Reason,
-    /// What the last attempt said.
-    pub error: String,
-    /// HTTP status or exit code of the last attempt.
-    pub status: Option<i32>,
-    /// How often the task was tried.
-    pub attempts: u32,
-    /// Whether the last attempt failed just now.
-    pub failed_now: bool,
-}
-
-/// Why a task is dead, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Every attempt failed.
-    MaxAttempts,
-    /// The handler said that another attempt would not help.
-    Permanent,
-    /// The workers that ran it died or lost it, every time.
-    WorkerLost,
-    /// It waited longer than it may.
-    Expired,
-}
-
-impl Reason {
-    /// As the dead letter and the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxAttempts => "MaxAttempts",
-            Self::Permanent => "Permanent",
-            Self::WorkerLost => "WorkerLost",
-            Self::Expired => "Expired",
-        }
-    }
 }
 
 impl Verdict {

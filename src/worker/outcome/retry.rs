@@ -6,12 +6,8 @@ use super::{
 };
 use crate::{
     broker::LONGEST_CLOSING,
-    names::DELAY_STREAM,
-    settings::WorkerSettings,
-    worker::{
-        backoff::full_jitter,
-        group::{History, Run},
-    },
+    protocol::{Kind, headers, history::History, settings::WorkerSettings, subject::DELAY_STREAM},
+    worker::{backoff::full_jitter, group::Run},
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -64,16 +60,17 @@ fn untried(run: &Run<'_>, at: Timestamp) -> Message {
 /// The task in the delays until `at`, with `attempts` attempts used.
 fn delayed(run: &Run<'_>, history: &History, attempts: u32, at: Timestamp) -> Message {
     let (queue, task, id) = (run.group().queue(), run.task(), run.id());
-    let sequence = task.stored().sequence;
-    let mut headers = history.continued(task.headers(), attempts, &run.origin());
-    headers.extend(transfer::scheduled(
+    let (sequence, origin) = (task.stored().sequence, run.origin());
+    let group = &run.config().settings().group;
+    let mut headers = history.continued(task.headers(), attempts, &origin, group);
+    headers.extend(headers::schedule(
         at,
-        queue.due(id, sequence),
-        run.delivery(task.delivered()),
+        queue.of_message(Kind::Due, id, sequence),
+        origin.transfer(task.delivered()),
     ));
     Message {
         stream: DELAY_STREAM,
-        subject: queue.delay(id, sequence),
+        subject: queue.of_message(Kind::Delay, id, sequence),
         headers,
         payload: task.payload(),
     }

@@ -8,7 +8,6 @@ use crate::{
     worker::{backoff::Backoff, group::Run},
 };
 use bytes::Bytes;
-use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time;
 
@@ -33,16 +32,6 @@ pub struct Message {
     pub headers: Vec<(String, String)>,
     /// The payload.
     pub payload: Bytes,
-}
-
-/// The headers of a message that NATS is to put under `target` at a time, and to store once under `id`.
-pub fn scheduled(at: Timestamp, target: String, id: String) -> [(String, String); 3] {
-    [
-        ("Nats-Schedule", format!("@at {at}")),
-        ("Nats-Schedule-Target", target),
-        ("Nats-Msg-Id", id),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Tries to store a message of the task until it is stored, or can't be, or the lease is lost.

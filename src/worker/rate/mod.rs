@@ -20,15 +20,14 @@ mod pace;
 #[cfg(test)]
 mod simulation;
 
-use self::pace::{Pace, Shared, When};
+use self::pace::{Pace, When};
 use super::{
     backoff::Backoff,
     runtime::{Clock, RateMetrics},
 };
 use crate::{
     broker::{Broker, BrokerError, code},
-    names::Queue,
-    settings::Rate,
+    protocol::{Queue, rate::SharedRate as Shared, settings::Rate},
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -59,7 +58,7 @@ const LAST_TRIES: usize = 3;
 pub struct RateGate(Arc<Inner>);
 
 struct Inner {
-    shared: SharedRate,
+    stream: RateStream,
     clock: Clock,
     rate: watch::Receiver<Option<Rate>>,
     metrics: RateMetrics,
@@ -72,7 +71,7 @@ struct Inner {
 }
 
 /// The group's message in JetStream.
-struct SharedRate {
+struct RateStream {
     broker: Broker,
     queue: Queue,
 }
@@ -135,7 +134,7 @@ impl RateGate {
         metrics: RateMetrics,
     ) -> Self {
         Self(Arc::new(Inner {
-            shared: SharedRate { broker, queue },
+            stream: RateStream { broker, queue },
             clock,
             rate,
             metrics,
@@ -363,7 +362,7 @@ impl Inner {
     async fn change(&self, next: impl FnOnce(Option<&Shared>, u64) -> Shared) -> Result<bool, BrokerError> {
         let current = self.memory().current;
         if !current {
-            let read = self.shared.broker.rate(&self.shared.queue).await?;
+            let read = self.stream.broker.rate(&self.stream.queue).await?;
             let mut memory = self.memory();
             let (number, text) = read.unwrap_or_default();
             // A message that can't be read is no state, and the next change replaces it.
@@ -379,7 +378,7 @@ impl Inner {
         };
         // A struct of numbers can always be written.
         let text = serde_json::to_vec(&next).unwrap_or_default();
-        let stored = self.shared.broker.store_rate(&self.shared.queue, text.into(), number);
+        let stored = self.stream.broker.store_rate(&self.stream.queue, text.into(), number);
         match stored.await {
             Ok(number) => {
                 let mut memory = self.memory();

@@ -1,7 +1,7 @@
 //! Whether the process is ready, which may run several groups. It is, while any of its groups is: one group without a
 //! stream must not keep a pod from being ready that serves others.
 
-use crate::{admin::Health, names::Queue};
+use crate::{admin::Health, protocol::Queue};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -13,8 +13,12 @@ use self::request::Made;
 use super::transfer::{self, Message, Transfer};
 use crate::{
     broker::{Broker, Delivery, Question},
-    names::{DELAY_STREAM, Queue, StreamName},
-    task::{callback_headers as names, headers},
+    protocol::{
+        Kind, Queue, StreamName,
+        callback::{self as names, Reply, Report},
+        headers,
+        subject::DELAY_STREAM,
+    },
     worker::{
         group::{self, Group, Run},
         runtime::{Metrics, Runtime},
@@ -39,7 +43,7 @@ const HEADERS: usize = 16 * 1024;
 
 /// The end of a task, as its callback reports it.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct TaskReport {
     /// The handler's HTTP status; 200 for exit code 0, and 500 for all else.
     pub status: u16,
     /// How long the last attempt took.
@@ -50,7 +54,7 @@ pub struct Report {
     pub truncated: bool,
 }
 
-impl Report {
+impl TaskReport {
     /// The report of a task that ended without its handler having had a say.
     pub fn unhandled() -> Self {
         Self {
@@ -89,7 +93,7 @@ pub fn largest_body(broker: &Broker) -> usize {
 }
 
 /// Stores the task's callback, if it wants one, and makes it in the background.
-pub async fn begin(run: &Run<'_>, report: &Report) -> Transfer {
+pub async fn begin(run: &Run<'_>, report: &TaskReport) -> Transfer {
     let (group, id) = (run.group(), run.id());
     let Some(url) = url(run.task().headers()) else {
         return Transfer::Stored;
@@ -100,8 +104,7 @@ pub async fn begin(run: &Run<'_>, report: &Report) -> Transfer {
         return Transfer::Stored;
     }
     let sequence = run.task().stored().sequence;
-    let waits = group.queue().callback(id, sequence);
-    let due = group.queue().callback_due(id, sequence);
+    let [waits, due] = [Kind::Callback, Kind::CallbackDue].map(|kind| group.queue().of_message(kind, id, sequence));
     let at = group.now().checked_add(DUE_AFTER).unwrap_or_default();
     let callback = Callback {
         id: id.to_owned(),
@@ -110,7 +113,7 @@ pub async fn begin(run: &Run<'_>, report: &Report) -> Transfer {
         allow: run.config().settings().callback_allow.as_slice().into(),
     };
     let mut headers = callback.headers.clone();
-    headers.extend(transfer::scheduled(at, due, format!("callback:{}", run.origin())));
+    headers.extend(headers::schedule(at, due, run.origin().callback()));
     let message = Message {
         stream: DELAY_STREAM,
         subject: waits,
@@ -136,30 +139,29 @@ async fn first_try(runtime: Arc<Runtime>, callback: Callback, waits: String) {
     }
 }
 
-fn headers_of(run: &Run<'_>, url: &str, report: &Report) -> Vec<(String, String)> {
-    let mut all = vec![
-        (names::URL, url.to_owned()),
-        (headers::CALL_ID, run.id().to_owned()),
-        (names::FUNCTION_NAME, run.config().settings().group.clone()),
-        (names::FUNCTION_STATUS, report.status.to_string()),
-        (names::DURATION, format!("{:.6}", report.duration.as_secs_f64())),
-    ];
-    if report.truncated {
-        all.push((names::TRUNCATED, "true".to_owned()));
-    }
+fn headers_of(run: &Run<'_>, url: &str, report: &TaskReport) -> Vec<(String, String)> {
+    let report = Report {
+        call_id: run.id(),
+        url,
+        group: &run.config().settings().group,
+        status: report.status,
+        duration: report.duration,
+        truncated: report.truncated,
+    };
+    let mut all = report.headers();
     let trace = run
         .task()
         .headers()
         .filter(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
-    all.extend(trace.map(|(name, value)| (name, value.to_owned())));
-    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    all.extend(trace.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    all
 }
 
 /// Makes a callback that the relay asks for, and answers. `group` is `None` where the process does not run the group of
 /// `queue`: a process with several groups hears the requests for all groups of their namespaces.
 pub async fn answer(runtime: &Arc<Runtime>, group: Option<&Group>, queue: Queue, question: Question) {
     let Some(permit) = runtime.callbacks().permit() else {
-        return question.say("retry").await;
+        return question.say(Reply::Retry.as_str()).await;
     };
     let config = match group {
         Some(group) => group.state().config(),
@@ -167,7 +169,7 @@ pub async fn answer(runtime: &Arc<Runtime>, group: Option<&Group>, queue: Queue,
     };
     let Some(config) = config else {
         // Without the settings it is unknown where the callback may go.
-        return question.say("retry").await;
+        return question.say(Reply::Retry.as_str()).await;
     };
     let headers = question.headers();
     let id = headers
@@ -181,12 +183,12 @@ pub async fn answer(runtime: &Arc<Runtime>, group: Option<&Group>, queue: Queue,
         allow: config.settings().callback_allow.as_slice().into(),
     };
     let answer = match make(runtime.metrics(), &callback, LATER_TRY).await {
-        Made::Yes => "ok",
-        Made::NotYet(_) => "retry",
-        Made::Never(_) => "give-up",
+        Made::Yes => Reply::Made,
+        Made::NotYet(_) => Reply::Retry,
+        Made::Never(_) => Reply::GiveUp,
     };
     drop(permit);
-    question.say(answer).await;
+    question.say(answer.as_str()).await;
 }
 
 async fn make(metrics: &Metrics, callback: &Callback, patience: Duration) -> Made {

@@ -5,7 +5,7 @@
 //! would be to an address that was allowed for another group.
 
 use super::target::{NotAllowed, Target};
-use crate::{task::callback_headers as names, worker::handler::trusted_roots};
+use crate::{protocol::callback as names, worker::handler::trusted_roots};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
