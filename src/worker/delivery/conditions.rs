@@ -11,15 +11,30 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::{select, sync::watch};
 
-/// Why no tasks are pulled.
+/// All conditions together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Hold {
+enum Standing {
+    /// Nobody has looked yet.
+    Unknown,
+    /// Tasks may be pulled.
+    Ready,
     /// The process shuts down.
     Stopping,
     /// The handler takes no connections.
     Handler(String),
     /// The broker is away, or has no consumer for the group.
     Broker(String),
+}
+
+/// What may be done about pulls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulling {
+    /// Tasks may be pulled.
+    Allowed,
+    /// The broker is away, or has no consumer. It has no pulls, either.
+    Impossible,
+    /// A task that comes could not run. What was asked for is to be taken back.
+    Withdrawn,
 }
 
 /// The conditions of one group.
@@ -32,18 +47,15 @@ pub struct Conditions {
     /// The number of the connection, and the server at its other end.
     epoch: u64,
     server: Option<String>,
-    /// What was said last; `None` before the first look.
-    said: Option<Option<Hold>>,
+    /// What was said last.
+    said: Standing,
 }
 
 /// The conditions at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Whether tasks may be pulled.
-    pub may_pull: bool,
-    /// Whether to take back what was asked for, as a task that comes could not run. (A broker that is away has nothing
-    /// to be taken back.)
-    pub withdraw: bool,
+    /// What may be done about pulls.
+    pub pulling: Pulling,
     /// The number of the connection.
     pub epoch: u64,
     /// The connection is the first one to a restarted server, which may have forgotten deliveries.
@@ -69,7 +81,7 @@ impl Conditions {
             readiness,
             epoch: 0,
             server: None,
-            said: None,
+            said: Standing::Unknown,
         }
     }
 
@@ -98,22 +110,23 @@ impl Conditions {
         let state = self.state.borrow_and_update();
         let handler = self.handler.borrow_and_update().clone();
         let stopping = self.group.runtime().stopping().is_cancelled();
-        let hold = if stopping {
-            Some(Hold::Stopping)
+        let standing = if stopping {
+            Standing::Stopping
         } else if let Some(reason) = state.missing() {
-            Some(Hold::Broker(reason.to_owned()))
+            Standing::Broker(reason.to_owned())
         } else if !link.up {
             let servers = self.group.broker().servers();
-            Some(Hold::Broker(format!(
-                "no connection to NATS at {servers}; trying again"
-            )))
+            Standing::Broker(format!("no connection to NATS at {servers}; trying again"))
         } else {
-            handler.map(Hold::Handler)
+            handler.map_or(Standing::Ready, Standing::Handler)
         };
         let config = state.config();
         let look = Look {
-            may_pull: hold.is_none(),
-            withdraw: matches!(hold, Some(Hold::Stopping | Hold::Handler(_))),
+            pulling: match standing {
+                Standing::Ready => Pulling::Allowed,
+                Standing::Unknown | Standing::Broker(_) => Pulling::Impossible,
+                Standing::Stopping | Standing::Handler(_) => Pulling::Withdrawn,
+            },
             epoch: link.epoch,
             server_restarted,
             has_rate: state.rate().is_some(),
@@ -122,24 +135,25 @@ impl Conditions {
             limits: config.map(|config| (config.capacity(), config.concurrency())),
         };
         drop(state);
-        if self.said.as_ref() != Some(&hold) {
-            self.say(hold.as_ref(), running);
-            self.said = Some(hold);
+        if self.said != standing {
+            self.say(&standing, running);
+            self.said = standing;
         }
         look
     }
 
-    fn say(&self, hold: Option<&Hold>, running: u32) {
-        match hold {
-            None => {
+    fn say(&self, standing: &Standing, running: u32) {
+        match standing {
+            Standing::Unknown => {}
+            Standing::Ready => {
                 tracing::info!("ready: asking for tasks");
                 self.readiness.ready();
             }
-            Some(Hold::Stopping) => {
+            Standing::Stopping => {
                 tracing::info!(running, "shutting down: no new tasks, finishing what runs");
                 self.readiness.not_ready("shutting down");
             }
-            Some(Hold::Handler(reason) | Hold::Broker(reason)) => {
+            Standing::Handler(reason) | Standing::Broker(reason) => {
                 tracing::info!("not asking for tasks: {reason}");
                 self.readiness.not_ready(reason);
             }

@@ -1,7 +1,7 @@
 //! Pulls a group's tasks, as many as there are free slots, and starts their runs.
 
 use super::{
-    conditions::{Conditions, Look},
+    conditions::{Conditions, Look, Pulling},
     demand::Demand,
     heartbeat, run,
 };
@@ -67,16 +67,20 @@ impl PullLoop {
             let look = self.look();
             self.puller.give_up();
             self.demand.finished(self.group.slots().collect_freed());
-            if look.withdraw {
-                // What was on its way is run. It was pulled with a free slot, and a requeued task has used up an attempt.
-                for task in self.puller.withdraw(None).await {
-                    self.start(&look, task);
+            match look.pulling {
+                Pulling::Allowed => {
+                    let batch = self.demand.batch(self.puller.outstanding(), self.group.rate().room());
+                    if self.puller.ask(batch, heartbeat::interval(look.ack_wait)).await {
+                        self.group.metrics().pull();
+                    }
                 }
-            }
-            if look.may_pull {
-                let batch = self.demand.batch(self.puller.outstanding(), self.group.rate().room());
-                if self.puller.ask(batch, heartbeat::interval(look.ack_wait)).await {
-                    self.group.metrics().pull();
+                Pulling::Impossible => {}
+                Pulling::Withdrawn => {
+                    // What was on its way is run. It was pulled with a free slot, and a requeued task has used up an
+                    // attempt.
+                    for task in self.puller.withdraw(None).await {
+                        self.start(&look, task);
+                    }
                 }
             }
             self.group.rate().show();

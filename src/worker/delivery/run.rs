@@ -79,10 +79,10 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
 /// The steps of a run while its lease is held. Steps that most tasks never come to are boxed, as each of thousands of
 /// tasks takes the room of the largest step that is not.
 async fn steps(run: &Run<'_>, turn: Option<Turn>) -> TaskOutcome {
-    if run.task().delivered() > 1 || run.history().origin.is_some() {
-        if let Err(verdict) = Box::pin(redelivery::check(run)).await {
-            return settle(run, verdict, &TaskReport::unhandled()).await;
-        }
+    if (run.task().delivered() > 1 || run.history().origin.is_some())
+        && let Err(verdict) = Box::pin(redelivery::check(run)).await
+    {
+        return settle(run, verdict, &TaskReport::unhandled()).await;
     }
     let changed = match admission::admit(run, turn).await {
         Ok(changed) => changed,

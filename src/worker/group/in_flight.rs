@@ -25,7 +25,7 @@ pub struct InFlight(Arc<Mutex<Tasks>>);
 #[derive(Debug, Default)]
 struct Tasks {
     /// In flight, or finished here and remembered.
-    tasks: HashMap<Stored, Arc<Task>>,
+    known: HashMap<Stored, Arc<Task>>,
     /// The finished ones, the latest at the end.
     finished: VecDeque<Stored>,
     cancelled: Vec<CancelledTask>,
@@ -119,7 +119,7 @@ impl InFlight {
     /// The progress of the task, where it is in flight already.
     pub fn add(&self, stored: Stored, id: &str) -> Result<InFlightTask, Progress> {
         let mut all = self.0.lock();
-        let task = match all.tasks.entry(stored) {
+        let task = match all.known.entry(stored) {
             Entry::Occupied(entry) => return Err(entry.get().progress()),
             Entry::Vacant(entry) => entry.insert(Task::new(id)).clone(),
         };
@@ -137,7 +137,7 @@ impl InFlight {
     /// Aborts the running tasks whose message comes after number `sequence`, as the broker forgot them. Says how many.
     pub fn abort_forgotten(&self, sequence: u64) -> usize {
         let all = self.0.lock();
-        let tasks = all.tasks.iter().filter(|(stored, _)| stored.sequence > sequence);
+        let tasks = all.known.iter().filter(|(stored, _)| stored.sequence > sequence);
         tasks.filter(|(_, task)| task.abort(Abort::Forgotten)).count()
     }
 
@@ -152,7 +152,7 @@ impl InFlight {
             at: Instant::now(),
             met: false,
         });
-        let mut tasks = all.tasks.values().filter(|task| *task.id == *id);
+        let mut tasks = all.known.values().filter(|task| *task.id == *id);
         let found = tasks.find_map(|task| task.cancel());
         let finished = all.is_finished(id);
         drop(all);
@@ -172,7 +172,7 @@ impl InFlight {
 
 impl Tasks {
     fn is_finished(&self, id: &str) -> bool {
-        let mut tasks = self.tasks.values();
+        let mut tasks = self.known.values();
         tasks.any(|task| *task.id == *id && task.progress() == Progress::Done)
     }
 
@@ -286,7 +286,7 @@ impl InFlightTask {
         if all.finished.len() >= FINISHED
             && let Some(oldest) = all.finished.pop_front()
         {
-            all.tasks.remove(&oldest);
+            all.known.remove(&oldest);
         }
         all.finished.push_back(self.stored);
         drop(all);
@@ -299,7 +299,7 @@ impl InFlightTask {
 impl Drop for InFlightTask {
     fn drop(&mut self) {
         if !self.finished {
-            self.all.0.lock().tasks.remove(&self.stored);
+            self.all.0.lock().known.remove(&self.stored);
         }
     }
 }
