@@ -27,10 +27,10 @@ fn group_named(name: &str, mut spec: Value) -> Value {
 
 /// A rule by the start of its message, with objects that it lets pass and some that it refuses.
 /// Pairs are updates: the old object and the new one.
-struct Case {
-    message: &'static str,
-    good: Vec<(Option<Value>, Value)>,
-    bad: Vec<(Option<Value>, Value)>,
+pub struct Case {
+    pub message: &'static str,
+    pub good: Vec<(Option<Value>, Value)>,
+    pub bad: Vec<(Option<Value>, Value)>,
 }
 
 fn creates(objects: impl IntoIterator<Item = Value>) -> Vec<(Option<Value>, Value)> {
@@ -191,7 +191,7 @@ fn pace_cases() -> Vec<Case> {
 }
 
 /// All of them.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let cases = [task_group_cases(), pace_cases(), task_handler_cases()];
     cases.into_iter().flatten().collect()
 }
@@ -276,15 +276,22 @@ fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
 #[test]
 fn no_rule_is_without_a_case() {
     let cases = cases();
-    let mut rules = BTreeSet::new();
-    for (_, root) in roots() {
-        collect_messages(&root, &mut rules);
-    }
+    let mut rules = messages();
     rules.retain(|rule| !cases.iter().any(|case| rule.starts_with(case.message)));
     assert!(rules.is_empty(), "without a case here: {rules:#?}");
 }
 
-fn collect_messages(schema: &Value, messages: &mut BTreeSet<String>) {
+/// The messages of all rules of both kinds.
+pub fn messages() -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    for (_, root) in roots() {
+        collect_messages(&root, &mut rules);
+    }
+    rules
+}
+
+/// Adds the messages of all rules in a schema.
+pub fn collect_messages(schema: &Value, messages: &mut BTreeSet<String>) {
     match schema {
         Value::Array(items) => items.iter().for_each(|item| collect_messages(item, messages)),
         Value::Object(fields) => {

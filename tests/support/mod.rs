@@ -8,6 +8,7 @@
 )]
 
 pub mod apiserver;
+pub mod crd_server;
 pub mod kubectl;
 pub mod nats;
 pub mod process;
