@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics`, the same for every long-running subcommand.
+//! The admin server of every long-running subcommand: `/livez`, `/readyz` and `/metrics`.
 
 use crate::telemetry::LogFormat;
 use axum::{
@@ -8,12 +8,10 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
-use tokio::task::JoinHandle;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of every long-running subcommand.
@@ -30,81 +28,98 @@ pub struct ServeArgs {
     pub log: String,
 }
 
-/// Whether this process can do its work, and if not, why not. Cheap to clone; all clones are one.
+/// How the process is. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Mutex<Option<String>>>);
+pub struct Health(Arc<Mutex<Condition>>);
 
-impl Readiness {
-    /// Not ready yet, because of `reason`.
-    pub fn waiting(reason: impl Into<String>) -> Self {
-        Self(Arc::new(Mutex::new(Some(reason.into()))))
+#[derive(Debug)]
+struct Condition {
+    not_ready: Option<String>,
+    dead: Option<String>,
+}
+
+impl Health {
+    /// Alive, and not ready yet because of `reason`.
+    pub fn starting(reason: impl Into<String>) -> Self {
+        Self(Arc::new(Mutex::new(Condition {
+            not_ready: Some(reason.into()),
+            dead: None,
+        })))
     }
 
-    /// From now on ready.
+    /// Marks the process as ready.
     pub fn ready(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.0.lock().not_ready = None;
     }
 
-    /// From now on not ready, because of `reason`.
+    /// Marks the process as not ready, because of `reason`.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.into());
+        self.0.lock().not_ready = Some(reason.into());
     }
 
-    /// Why not ready; `None` when ready.
-    pub fn reason(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Marks the process as dead for good, because of `reason`. The first reason stays.
+    pub fn dead(&self, reason: impl Into<String>) {
+        self.0.lock().dead.get_or_insert_with(|| reason.into());
+    }
+
+    /// Why the process is not ready; `None` when it is.
+    pub fn not_ready_because(&self) -> Option<String> {
+        let state = self.0.lock();
+        state.dead.clone().or_else(|| state.not_ready.clone())
+    }
+
+    /// Why the process is dead; `None` while it is alive.
+    pub fn dead_because(&self) -> Option<String> {
+        self.0.lock().dead.clone()
     }
 }
 
 #[derive(Clone)]
 struct Admin {
-    readiness: Readiness,
+    health: Health,
     registry: Arc<Registry>,
 }
 
 /// The three pages. A subcommand may add its own.
-pub fn app(readiness: Readiness, registry: Arc<Registry>) -> Router {
+pub fn app(health: Health, registry: Arc<Registry>) -> Router {
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Admin { readiness, registry })
+        .with_state(Admin { health, registry })
 }
 
-/// Serves `app` until `shutdown`, and returns the address it listens on at once.
+/// Listens on the address of the admin server.
 ///
 /// # Errors
 /// An address that can't be listened on.
-pub async fn serve(app: Router, addr: SocketAddr, shutdown: CancellationToken) -> anyhow::Result<SocketAddr> {
-    Ok(start(app, addr, shutdown).await?.0)
-}
-
-/// As [`serve`], with the server's task: it ends when, after `shutdown`, all that was asked is answered.
-///
-/// # Errors
-/// An address that can't be listened on.
-pub async fn start(
-    app: Router,
-    addr: SocketAddr,
-    shutdown: CancellationToken,
-) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
-    let listener = tokio::net::TcpListener::bind(addr).await.map_err(|error| {
+pub async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|error| {
         anyhow::anyhow!(
             "--admin-addr: can't listen on {addr}: {error}; name a free address, for example 127.0.0.1:9797"
         )
-    })?;
-    let bound = listener.local_addr()?;
-    let server = tokio::spawn(async move {
-        let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the admin server ended");
-        }
-    });
-    Ok((bound, server))
+    })
+}
+
+/// Serves `app` until `shutdown`, and then until all open requests are answered.
+///
+/// # Errors
+/// A listener that fails.
+pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
+    Ok(server.await?)
+}
+
+async fn livez(State(admin): State<Admin>) -> impl IntoResponse {
+    page(admin.health.dead_because())
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
-    match admin.readiness.reason() {
+    page(admin.health.not_ready_because())
+}
+
+fn page(problem: Option<String>) -> (StatusCode, String) {
+    match problem {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }

@@ -77,7 +77,7 @@ impl Command {
 fn sources() -> reference::Sources {
     let (mut operator, mut worker) = (Registry::default(), Registry::default());
     operator::metrics::Metrics::register(&mut operator).create_all_series();
-    worker::Metrics::new(&mut worker).create_all_series();
+    worker::register_all_series(&mut worker);
     let component = |name, registry| reference::Component { name, registry };
     reference::Sources {
         crds: api::crds().into_iter().map(|(_, crd)| crd).collect(),

@@ -1,4 +1,4 @@
-//! `taskgroup install`: puts this program into a directory, for pods whose image lacks it.
+//! `taskgroup install` puts this program into a directory, for pods whose image lacks it.
 
 use anyhow::Context;
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
@@ -14,7 +14,7 @@ pub struct Args {
 /// Name of the program in the directory.
 const NAME: &str = "taskgroup";
 
-/// Copies this program. All at once: nobody ever sees a part of it.
+/// Copies this program in one step, so that nobody ever sees a part of it.
 ///
 /// # Errors
 /// A directory that is not there, can't be written to, or has no room.
@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("this program can't find itself")?;
     let temporary = to.join(format!(".{NAME}.{}", std::process::id()));
     let copied = fs::copy(&own, &temporary)
-        // For whatever user the container of the task runs as.
+        // The container of the task may run as any user.
         .and_then(|_| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&temporary, to.join(NAME)));
     copied.with_context(|| {

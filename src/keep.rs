@@ -1,14 +1,14 @@
-//! `taskgroup keep`: runs one program for a worker, and sees to it that nothing of it outlives its time.
+//! `taskgroup keep` runs one program for a worker, and makes sure that nothing of it outlives its time.
 //!
-//! A worker can kill what it started only while it lives, and only what stays in the process group.
-//! This process stands between the two: it hears of the worker's end (or of its wish) by the pipe of
-//! standard error, whose other end is then closed, and as a subreaper (prctl(2)) it becomes the parent of
-//! whatever the program leaves behind, in whatever group. When the program ends or has to end, all of that
-//! is killed, and only then this process ends: with the program's exit code, or 128 and the number of the
-//! signal that ended it.
+//! A worker can kill what it started only while it lives, and only what stays in the process group. This process stands
+//! between the two. It hears of the worker's end (or of its wish) by the pipe of standard error, whose other end is then
+//! closed. As a subreaper (prctl(2)) it becomes the parent of whatever the program leaves behind, in whatever group. When
+//! the program ends or has to end, this process kills all of that, and ends only then. It passes on the program's exit
+//! code, or 128 plus the number of the signal that ended the program.
 
 use crate::processes::{self, Process};
 use anyhow::Context;
+use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -22,13 +22,12 @@ use std::{
     io,
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
-    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-/// The signal that this process ends by when the program can't be started. No exit code would do: each
-/// may be the program's own.
+/// The signal that this process ends by when the program can't be started. No exit code would do, as each may be the
+/// program's own.
 pub const NOT_STARTED: Signal = Signal::USR1;
 
 /// How much later than the worker this process ends a program at its time limit.
@@ -51,12 +50,12 @@ pub struct Args {
 /// Runs the program until it ends, its time is over, or the worker is gone.
 ///
 /// # Errors
-/// A system that can't do what this needs.
+/// A system without what this needs.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let worker = getppid();
-    // A session of its own: what a signal to the worker's group or a terminal says is not for the task.
-    // It is also how the worker finds what is left should this process be killed.
+    // In a session of its own the task gets no signal that is meant for the worker's group or a terminal. By the session
+    // the worker also finds what is left, should this process be killed.
     setsid().context("keep: a new session is refused")?;
     set_child_subreaper(Some(getpid())).context("keep: this system has no PR_SET_CHILD_SUBREAPER (Linux 3.4)")?;
     if worker_is_gone(Duration::ZERO) {
@@ -74,12 +73,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let pid = i32::try_from(program.id()).ok().and_then(Pid::from_raw);
     let pid = pid.context("keep: the program has no number")?;
 
-    // Whether it still has its number: after that, nobody may be killed by it.
+    // Whether the program still has its number. After that, nobody may be killed by it.
     let alive = Mutex::new(true);
     let end_it = || {
-        let alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = alive.lock();
         if *alive {
-            // An error is that it is dead already, and only waits to be asked how.
+            // An error means that the program is dead already and a zombie.
             let _ = kill_process(pid, Signal::KILL);
         }
     };
@@ -88,11 +87,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             watch(args, worker, begun);
             end_it();
         });
-        // Still a zombie after this, so that its number can't be another's.
+        // The program stays a zombie after this, so that its number can't be another's.
         while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
-        *alive.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *alive.lock() = false;
         let code = end_all(pid);
-        // Not by returning: the watching thread goes on until the process ends.
+        // Returning would wait for the watching thread, which goes on until the process ends.
         std::process::exit(code)
     })
 }
@@ -108,7 +107,7 @@ fn watch(args: &Args, worker: Option<Pid>, begun: Instant) {
         if worker_is_gone(left.min(look_every)) || begun.elapsed() >= limit {
             return;
         }
-        // A worker that is stopped can't renew the lease: the task goes to another one.
+        // A worker that is stopped can't renew the lease, so the task goes to another worker.
         let stopped = worker
             .and_then(|worker| Process::of(worker.as_raw_nonzero().get()))
             .is_some_and(|worker| worker.is_stopped());
@@ -119,10 +118,10 @@ fn watch(args: &Args, worker: Option<Pid>, begun: Instant) {
     }
 }
 
-/// Whether nobody reads our standard error any more; waits for that at most so long.
+/// Waits until nobody reads our standard error any more, for `patience` at most. Returns whether that is so.
 fn worker_is_gone(patience: Duration) -> bool {
     let stderr = io::stderr();
-    // Nothing is asked for: that the reader is gone is always told.
+    // No events are asked for, as poll(2) always tells that the reader is gone.
     let mut pipe = [PollFd::new(&stderr, PollFlags::empty())];
     let timeout = Timespec::try_from(patience).ok();
     match poll(&mut pipe, timeout.as_ref()) {
@@ -131,14 +130,14 @@ fn worker_is_gone(patience: Duration) -> bool {
     }
 }
 
-/// Kills what is left of the program, and returns its exit code once nothing is.
+/// Kills what is left of the program, and returns the program's exit code once nothing is left.
 fn end_all(program: Pid) -> i32 {
     let own = getpid().as_raw_nonzero().get();
     let mut code = 1;
     loop {
         let ended = match wait(WaitOptions::NOHANG) {
             Ok(None) => {
-                // Those whose parent is killed become our children, and are the next.
+                // Processes whose parent is killed become our children, and are killed next.
                 processes::all()
                     .filter(|process| process.parent == own)
                     .for_each(|process| process.kill());
@@ -154,7 +153,7 @@ fn end_all(program: Pid) -> i32 {
                     .unwrap_or(code);
             }
             Ok(_) | Err(Errno::INTR) => {}
-            // ECHILD: nobody is left.
+            // ECHILD means that no child is left.
             Err(_) => return code,
         }
     }

@@ -1,4 +1,4 @@
-//! The processes of this system, as far as a worker has to know them.
+//! The processes of this system, as `/proc` shows them.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -6,13 +6,13 @@ use std::fs;
 /// One process, from the beginning of its `/proc/<pid>/stat` (proc(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
+    /// Number of the process.
     pub pid: i32,
-    /// Its state, in a letter: `T` is stopped, `Z` has ended and nobody asked how.
+    /// State of the process in a letter. `T` is stopped; `Z` is a zombie.
     pub state: char,
-    /// Its parent.
+    /// Number of the parent.
     pub parent: i32,
-    /// Its session.
+    /// Number of the session.
     pub session: i32,
 }
 
@@ -22,15 +22,15 @@ impl Process {
         read(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// Whether it is stopped, by a signal or a debugger.
+    /// Whether the process is stopped, by a signal or a debugger.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, 'T' | 't')
     }
 
-    /// Ends it, whatever it does.
+    /// Kills the process.
     pub fn kill(&self) {
         if let Some(pid) = Pid::from_raw(self.pid) {
-            // One that ended meanwhile is what is wanted.
+            // A process that ended meanwhile is what is wanted.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
@@ -43,7 +43,7 @@ pub fn all() -> impl Iterator<Item = Process> {
 }
 
 fn read(stat: &str) -> Option<Process> {
-    // The name comes second, in brackets, and may itself have blanks and brackets.
+    // The name comes second, in brackets. It may contain blanks and brackets itself.
     let (pid, _) = stat.split_once(' ')?;
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');

@@ -4,10 +4,10 @@
 //! messages wrongly. Therefore [`super::Puller`] counts, and this file only carries messages.
 
 use super::{config::as_nanos, connection::Broker, error::BrokerError};
-use crate::protocol::{Kind, Queue, Stored, StreamName};
+use crate::protocol::{Stored, StreamName};
 use async_nats::{Message, Request, Subject, Subscriber, client::RequestErrorKind};
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt};
 use std::{
     ops::Deref,
     time::{Duration, Instant},
@@ -78,12 +78,6 @@ impl Broker {
             pull_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             subscription,
         })
-    }
-
-    /// Yields whenever the operator announces that the settings of the queue changed.
-    pub async fn settings_notices(&self, queue: &Queue) -> Result<impl Stream<Item = ()> + Send + use<>, BrokerError> {
-        let notices = self.client.subscribe(queue.of(Kind::Settings)).await;
-        Ok(notices.map_err(|error| self.unreachable(error))?.map(|_| ()))
     }
 }
 

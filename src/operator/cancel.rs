@@ -31,14 +31,12 @@ const ROUNDS: usize = 3;
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
 /// Answers requests for as long as it is polled.
-pub async fn run(ctx: Arc<Context>) {
-    let requests = match ctx.broker.cancel_requests().await {
-        Ok(requests) => requests,
-        Err(error) => return tracing::error!(%error, "requests to cancel tasks can't be heard"),
-    };
+pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+    let requests = ctx.broker.cancel_requests().await?;
     requests
         .for_each_concurrent(AT_ONCE, |request| answer(&ctx, request))
         .await;
+    Ok(())
 }
 
 async fn answer(ctx: &Context, request: Question) {

@@ -77,18 +77,14 @@ impl Drops {
 }
 
 /// Listens for as long as it is polled.
-pub async fn run(ctx: Arc<Context>) {
-    let terminations = match broker::terminations(&ctx.broker).await {
-        Ok(terminations) => terminations,
-        Err(error) => return tracing::error!(%error, "advisories about dropped tasks can't be heard"),
-    };
-    let mut terminations = std::pin::pin!(terminations);
+pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+    let mut terminations = std::pin::pin!(broker::terminations(&ctx.broker).await?);
     let mut drops = Drops::default();
     loop {
         let next = drops.next().unwrap_or_else(|| Instant::now() + PAUSE);
         tokio::select! {
             termination = terminations.next() => {
-                let Some(termination) = termination else { return };
+                let Some(termination) = termination else { return Ok(()) };
                 if !NO_DROPS.contains(&termination.reason.as_str()) && keeps_no_dead_letters(&ctx, &termination.stream) {
                     ctx.metrics.dropped.inc();
                     drops.add(termination.stream, termination.reason, Instant::now());

@@ -32,8 +32,9 @@ pub use args::Args;
 pub use context::Context;
 
 use crate::{
-    admin::{self, Readiness},
+    admin::{self, Health},
     broker::Broker,
+    supervisor::Supervisor,
     telemetry::LogFormat,
 };
 use anyhow::Context as _;
@@ -75,30 +76,34 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
 pub async fn run_with(client: kube::Client, args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let readiness = Readiness::waiting("starting");
-    let app = admin::app(readiness.clone(), Arc::new(registry));
-    let address = admin::serve(app, args.serve.admin_addr, shutdown.clone()).await?;
+    let health = Health::starting("starting");
+    let mut services = Supervisor::new(health.clone(), shutdown.clone());
+    let listener = admin::listen(args.serve.admin_addr).await?;
+    let address = listener.local_addr()?;
+    let app = admin::app(health.clone(), Arc::new(registry));
+    services.graceful("admin server", admin::serve(listener, app, shutdown.clone()));
     tracing::info!(%address, instance = args.instance, "operator started");
 
     let broker = Broker::connect(&args.nats, "operator").await?;
-    let crds = startup::wait_for_crds(&client, args.watch_namespace.as_deref(), &readiness);
+    let crds = startup::wait_for_crds(&client, args.watch_namespace.as_deref(), &health);
     tokio::select! {
         () = crds => {}
         () = shutdown.cancelled() => return Ok(()),
     }
-    watch::run(
+    watch::start(
+        &mut services,
         client,
         broker.clone(),
         settings(&args),
         metrics,
         &args,
-        readiness,
+        health,
         shutdown,
-    )
-    .await;
+    );
+    let result = services.run().await;
     broker.close().await;
     tracing::info!("operator stopped");
-    Ok(())
+    result
 }
 
 fn settings(args: &Args) -> Settings {

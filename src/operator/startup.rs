@@ -2,7 +2,7 @@
 
 use super::error::plain;
 use crate::{
-    admin::Readiness,
+    admin::Health,
     api::{TaskGroup, TaskHandler},
 };
 use k8s_openapi::api::apps::v1::Deployment;
@@ -14,7 +14,7 @@ use std::{fmt::Debug, time::Duration};
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Waits until all that is watched can be listed.
-pub async fn wait_for_crds(client: &Client, namespace: Option<&str>, readiness: &Readiness) {
+pub async fn wait_for_crds(client: &Client, namespace: Option<&str>, health: &Health) {
     let mut said = String::new();
     loop {
         let mut missing = missing::<TaskGroup>(client, namespace, "taskgroups").await;
@@ -27,7 +27,7 @@ pub async fn wait_for_crds(client: &Client, namespace: Option<&str>, readiness: 
         let Some(missing) = missing else { return };
         if said != missing {
             tracing::warn!("waiting: {missing}");
-            readiness.not_ready(missing.clone());
+            health.not_ready(missing.clone());
             said = missing;
         }
         tokio::time::sleep(LOOK_AGAIN).await;

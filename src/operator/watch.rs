@@ -14,11 +14,12 @@ use super::{
     status::find,
 };
 use crate::{
-    admin::Readiness,
+    admin::Health,
     api::{ConditionStatus, ConditionType, TaskGroup, TaskHandler},
     broker::{self, Broker, BrokerError, BrokerEvent},
     protocol::{StreamName, keys::FIELD_MANAGER},
     relay::Relay,
+    supervisor::Supervisor,
 };
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -36,7 +37,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::{sync::CancellationToken, time::DelayQueue};
 
@@ -49,14 +50,16 @@ const WATCH_SECONDS: u32 = 30;
 /// Pages of a first list.
 const PAGE: u32 = 500;
 
-/// Runs the controller until `shutdown`.
-pub async fn run(
+/// Starts the controller and all services around it.
+#[allow(clippy::too_many_arguments)]
+pub fn start(
+    services: &mut Supervisor,
     client: Client,
     broker: Broker,
     settings: Settings,
     metrics: Metrics,
     args: &Args,
-    readiness: Readiness,
+    health: Health,
     shutdown: CancellationToken,
 ) {
     let namespace = args.watch_namespace.as_deref();
@@ -86,13 +89,12 @@ pub async fn run(
         .touched_objects();
     let deployment_stream = watch_deployments(&client, namespace, deployment_writer, ctx.clone());
 
-    let mut background = JoinSet::new();
-    background.spawn(backlog::run(ctx.clone()));
-    background.spawn(follow_link(ctx.clone(), readiness));
-    background.spawn(follow_events(ctx.clone()));
-    background.spawn(count_groups(ctx.clone()));
-    background.spawn(cancel::run(ctx.clone()));
-    background.spawn(drops::run(ctx.clone()));
+    services.background("backlog sweep", done(backlog::run(ctx.clone())));
+    services.background("NATS connection", done(follow_link(ctx.clone(), health)));
+    services.background("JetStream events", follow_events(ctx.clone()));
+    services.background("group counts", done(count_groups(ctx.clone())));
+    services.background("cancellation", cancel::run(ctx.clone()));
+    services.background("dropped tasks", drops::run(ctx.clone()));
     let relay = Relay::new(
         ctx.broker.clone(),
         {
@@ -102,9 +104,11 @@ pub async fn run(
         ctx.shared_streams.clone(),
         ctx.metrics.relay.clone(),
     );
-    background.spawn(relay.clone().measure(ctx.settings.backlog_interval));
-    // On its own, as it finishes what is in flight.
-    let relay = tokio::spawn(run_relay(relay, ctx.clone(), shutdown.clone()));
+    services.background(
+        "relay backlog",
+        done(relay.clone().measure(ctx.settings.backlog_interval)),
+    );
+    services.graceful("relay", done(run_relay(relay, ctx.clone(), shutdown.clone())));
 
     let controller = Controller::for_stream(group_stream, groups.clone())
         .with_config(controller::Config::default().concurrency(args.concurrency))
@@ -126,22 +130,26 @@ pub async fn run(
             on_error,
             ctx.clone(),
         );
-    controller
-        .for_each(|result| async move {
-            match result {
-                Err(controller::Error::QueueError(error)) => {
-                    tracing::warn!(%error, "a watch of the Kubernetes API broke; trying again");
+    services.graceful("controller", async move {
+        controller
+            .for_each(|result| async move {
+                match result {
+                    Err(controller::Error::QueueError(error)) => {
+                        tracing::warn!(%error, "a watch of the Kubernetes API broke; trying again");
+                    }
+                    // What came of a reconcile was said already.
+                    Err(error) => tracing::debug!(%error, "controller"),
+                    Ok(_) => {}
                 }
-                // What came of a reconcile was said already.
-                Err(error) => tracing::debug!(%error, "controller"),
-                Ok(_) => {}
-            }
-        })
-        .await;
-    background.shutdown().await;
-    if let Err(error) = relay.await {
-        tracing::error!(%error, "the relay ended by a fault");
-    }
+            })
+            .await;
+        Ok(())
+    });
+}
+
+async fn done(service: impl Future<Output = ()>) -> anyhow::Result<()> {
+    service.await;
+    Ok(())
 }
 
 /// A watch that went blind, as one to a server that died without a word, is noticed when it should
@@ -238,7 +246,7 @@ fn on_error(group: Arc<TaskGroup>, error: &ApplyError, ctx: Arc<Context>) -> Act
 
 /// Says whether we are ready, and has all groups looked at when NATS came back (anything may have
 /// changed, or all be lost) or stays away (they say so).
-async fn follow_link(ctx: Arc<Context>, readiness: Readiness) {
+async fn follow_link(ctx: Arc<Context>, readiness: Health) {
     let mut link = ctx.broker.link();
     loop {
         let now = *link.borrow_and_update();
@@ -269,7 +277,7 @@ fn unreachable(ctx: &Context) -> String {
 
 /// Makes the shared streams; ready once they are there. Returns early when the link changes; that is
 /// seen by this receiver only, so that the caller's shows the change, too.
-async fn prepare(ctx: &Context, readiness: &Readiness, mut link: tokio::sync::watch::Receiver<broker::Link>) {
+async fn prepare(ctx: &Context, readiness: &Health, mut link: tokio::sync::watch::Receiver<broker::Link>) {
     loop {
         match ctx.shared_streams.ensure().await {
             Ok(()) => return readiness.ready(),
@@ -287,18 +295,15 @@ async fn prepare(ctx: &Context, readiness: &Readiness, mut link: tokio::sync::wa
 }
 
 /// Has those groups looked at whose stream or consumer somebody else changed.
-async fn follow_events(ctx: Arc<Context>) {
-    let mut events = match broker::events(&ctx.broker).await {
-        Ok(events) => Box::pin(events),
-        Err(error) => return tracing::error!(%error, "advisories can't be heard"),
-    };
+async fn follow_events(ctx: Arc<Context>) -> anyhow::Result<()> {
+    let mut events = Box::pin(broker::events(&ctx.broker).await?);
     // The streams that are looked at again in a moment, each with the news that came since.
     let mut soon = HashMap::<StreamName, bool>::new();
     let mut timers = DelayQueue::new();
     loop {
         tokio::select! {
             event = events.next() => {
-                let Some(BrokerEvent::Changed(stream)) = event else { return };
+                let Some(BrokerEvent::Changed(stream)) = event else { return Ok(()) };
                 tracing::debug!(%stream, "somebody changed it");
                 // Many workers may close a group at once: one look per second shows what came of it.
                 match soon.entry(stream) {

@@ -1,36 +1,39 @@
-//! Pauses between tries that grow, with jitter, so that many workers do not try in step.
+//! Pauses between tries, by backon. Two things are added to its iterator. A loop that recovers begins anew, and the
+//! jitter spreads a pause to both sides. backon's own jitter only lengthens it, up to double.
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use rand::RngExt;
 use std::time::Duration;
 
-/// A growing pause.
-#[derive(Clone, Copy, Debug)]
+/// A pause that doubles with each try, with jitter, so that many workers do not try in step.
+#[derive(Debug)]
 pub struct Backoff {
-    first: Duration,
-    longest: Duration,
-    tries: u32,
+    builder: ExponentialBuilder,
+    pauses: ExponentialBackoff,
 }
 
 impl Backoff {
-    /// From about `first` up to about `longest`.
-    pub const fn new(first: Duration, longest: Duration) -> Self {
+    /// Pauses from about `first` up to about `longest`.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        let builder = ExponentialBuilder::new()
+            .with_min_delay(first)
+            .with_max_delay(longest)
+            .without_max_times();
         Self {
-            first,
-            longest,
-            tries: 0,
+            builder,
+            pauses: builder.build(),
         }
     }
 
     /// The next pause.
     pub fn next(&mut self) -> Duration {
-        let pause = self.first.saturating_mul(1 << self.tries.min(16)).min(self.longest);
-        self.tries = self.tries.saturating_add(1);
-        jittered(pause)
+        // The iterator has no end, as the number of tries is not bounded.
+        jittered(self.pauses.next().unwrap_or_default())
     }
 
-    /// It worked: begin anew.
+    /// Begins anew, as a try succeeded.
     pub fn reset(&mut self) {
-        self.tries = 0;
+        self.pauses = self.builder.build();
     }
 }
 
@@ -63,5 +66,11 @@ mod tests {
         }
         backoff.reset();
         within(backoff.next(), 100);
+    }
+
+    #[test]
+    fn pauses_never_end() {
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
+        assert!((0..1000).all(|_| !backoff.next().is_zero()));
     }
 }

@@ -148,9 +148,20 @@ impl Bed {
     }
 
     pub async fn create_stream(&self) {
+        self.create_stream_of(&self.queue).await;
+    }
+
+    /// Creates the pipeline of another group.
+    pub async fn create_group(&self, queue: &Queue, group: &Group) {
+        self.create_stream_of(queue).await;
+        let made = self.broker.create_consumer(&queue.stream(), &group.consumer()).await;
+        made.expect("a consumer");
+    }
+
+    async fn create_stream_of(&self, queue: &Queue) {
         let config = StreamConfig {
-            name: self.stream().to_string(),
-            subjects: self.queue.subjects(),
+            name: queue.stream().to_string(),
+            subjects: queue.subjects(),
             retention: taskgroup::broker::Retention::WorkQueue,
             ..dead_letters("test", 1)
         };
@@ -189,7 +200,12 @@ impl Bed {
 
     /// Changes the group as the operator does.
     pub async fn change(&self, group: &Group) {
-        let stream = self.stream();
+        self.change_of(&self.queue, group).await;
+    }
+
+    /// Changes a group as the operator does.
+    pub async fn change_of(&self, queue: &Queue, group: &Group) {
+        let stream = queue.stream();
         let now = self
             .broker
             .consumer(&stream)
@@ -201,7 +217,7 @@ impl Bed {
             .update_consumer(&stream, &config)
             .await
             .expect("a changed consumer");
-        self.broker.notify_settings(&self.queue).await.expect("a notice");
+        self.broker.notify_settings(queue).await.expect("a notice");
     }
 
     /// Puts a task into the queue.
@@ -262,9 +278,14 @@ impl Bed {
 
     /// Asks the workers about a task that is to be cancelled, as the operator does; the first answer.
     pub async fn ask_to_cancel(&self, id: &str, up_to: u64) -> String {
+        self.ask_to_cancel_of(&self.queue, id, up_to).await
+    }
+
+    /// The same about a task of another group.
+    pub async fn ask_to_cancel_of(&self, queue: &Queue, id: &str, up_to: u64) -> String {
         let question = serde_json::json!({"id": id, "upTo": up_to}).to_string();
         let client = self.nats.client().await;
-        let answer = client.request(self.queue.of(Kind::WorkerCancel), question.into()).await;
+        let answer = client.request(queue.of(Kind::WorkerCancel), question.into()).await;
         let answer: Value = serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
         answer["state"].as_str().expect("a state").to_owned()
     }
@@ -349,7 +370,7 @@ pub struct Dead {
     pub headers: BTreeMap<String, String>,
 }
 
-fn nats_args(nats: &NatsServer) -> NatsArgs {
+pub fn nats_args(nats: &NatsServer) -> NatsArgs {
     NatsArgs {
         nats_url: vec![nats.url()],
         nats_creds: None,

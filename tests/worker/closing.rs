@@ -74,8 +74,8 @@ async fn closes(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static) {
     assert_eq!(calls.len(), 12);
     assert!(calls.iter().all(|call| call.attempt() == 1), "{calls:?}");
     assert_eq!(bed.nats.messages(DEAD_STREAM).await, 0);
-    let closes = workers[0].metric("taskgroup_worker_closes_total").await
-        + workers[1].metric("taskgroup_worker_closes_total").await;
+    let closes = workers[0].metric("taskgroup_worker_throttles_total").await
+        + workers[1].metric("taskgroup_worker_throttles_total").await;
     assert_eq!(closes, 1.0);
 }
 

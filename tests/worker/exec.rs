@@ -198,7 +198,7 @@ async fn standard_error_is_logged_by_lines_with_the_call_and_standard_output_is_
     let lines: Vec<_> = worker
         .log_entries()
         .into_iter()
-        .filter(|entry| entry["target"] == "taskgroup::worker::exec")
+        .filter(|entry| entry["target"] == "taskgroup::worker::handler::exec")
         .map(|entry| {
             let fields = ["message", "call_id", "group", "attempt"];
             fields.map(|field| entry[field].clone())

@@ -185,7 +185,7 @@ async fn what_nats_forgot_to_have_delivered_is_cut_off_before_another_worker_get
     proxy.restore();
     for worker in [&quick, &slow] {
         until("it looked", async || {
-            worker.logged("forgot to have delivered are cut off") == 1
+            worker.logged("forgot to have delivered are aborted") == 1
         })
         .await;
     }

@@ -18,6 +18,7 @@ mod exec;
 mod faults;
 mod handler;
 mod http;
+mod in_process;
 mod leases;
 mod native;
 mod outcomes;

@@ -123,10 +123,10 @@ async fn a_task_that_went_on_elsewhere_but_whose_ack_was_lost_is_not_run() {
         let attempts: Vec<_> = handler.books.calls().iter().map(|call| call.attempt()).collect();
         let expected: &[u32] = if place == "in its queue again" { &[2] } else { &[] };
         assert_eq!(attempts, expected, "{place}");
-        let gone_on = worker
-            .metric(r#"taskgroup_worker_tasks_total{outcome="gone_on"}"#)
+        let transferred = worker
+            .metric(r#"taskgroup_worker_tasks_total{outcome="transferred"}"#)
             .await;
-        assert_eq!(gone_on, 1.0, "{place}");
+        assert_eq!(transferred, 1.0, "{place}");
     }
 }
 

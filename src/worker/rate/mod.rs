@@ -1,37 +1,40 @@
-//! The group's rate: a task waits here until it may start, whichever worker has it.
+//! The group's rate. A task waits here until it may start, whichever worker has it.
 //!
-//! All workers of a group reserve the times of their starts from one message in JetStream, changed by
-//! compare-and-set; `pace` has the arithmetic, and why it holds in any window. Not a share of the rate for
-//! each pod (with `governor` or its like in each): shares don't add up to the limit while pods come and go,
-//! and those of idle pods are lost.
+//! All workers of a group reserve the times of their starts from one message in JetStream, which they change by
+//! compare-and-set. `pace` has the arithmetic, and why it holds in any window. A share of the rate for each pod (with
+//! `governor` or its like) would not do: shares don't add up to the limit while pods come and go, and those of idle pods
+//! are lost.
 //!
-//! So there is no hand-over between pods. One that is killed wastes the starts that it had reserved:
-//! 20 ms of the rate, or one; one that ends in order gives them back. When the rate is changed, the tasks
-//! that wait reserve anew, and the first start by the new rate is not further away than that rate has it.
-//! Windows that began before all workers knew (moments) hold what both rates allow together; later ones
-//! the new. Removed, it lets all that wait start.
+//! A pod that is killed wastes the starts that it had reserved: 20 ms of the rate, or one. A pod that ends in good order
+//! gives them back. When the rate changes, the waiting tasks reserve anew, and the first start by the new rate is not
+//! further away than that rate has it. Windows that began before all workers knew (moments) hold what both rates allow
+//! together; later windows hold the new rate. When the rate is removed, all waiting tasks start.
 //!
-//! A worker that was held up misses starts: those that come later than `pace` allows. At 1000 per second that
-//! is 6 ms with a burst of 1, and a millisecond more with each more of burst: what fast groups on busy nodes
-//! need to reach their rate is a burst of some 20 ms.
+//! A worker that was held up misses starts that come later than `pace` allows. At 1000 per second that is 6 ms with a
+//! burst of 1, and a millisecond more with each more of burst. Fast groups on busy nodes need a burst of some 20 ms to
+//! reach their rate.
 //!
-//! Without NATS, or without the stream, nothing is reserved: tasks wait, with their lease.
+//! Without NATS, or without the stream, nothing can be reserved. The tasks wait and keep their leases.
 
 mod pace;
 #[cfg(test)]
 mod simulation;
 
 use self::pace::{Pace, When};
-use super::{backoff::Backoff, clock::Clock, metrics::RateMetrics, watch::Known};
+use super::{
+    backoff::Backoff,
+    runtime::{Clock, RateMetrics},
+};
 use crate::{
     broker::{Broker, BrokerError, code},
     protocol::{Queue, rate::SharedRate as Shared, settings::Rate},
 };
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
@@ -43,11 +46,11 @@ use tokio::{
 /// Longest sleep, so that a server's clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
-/// What is added to the delay reckoned with when a start is missed, and the longest, in nanoseconds.
+/// How much a missed start adds to the delay that reservations reckon with, and the longest delay, in nanoseconds.
 const SHORTEST_DELAY: u64 = 1_000_000;
 const LONGEST_DELAY: u64 = 20_000_000;
 
-/// How often a worker that ends tries to give its slots back.
+/// How often a worker that ends tries to give its reserved starts back.
 const LAST_TRIES: usize = 3;
 
 /// Lets the tasks of this worker start, one by one, as the group's rate allows. Cheap to clone; all clones are one.
@@ -55,22 +58,34 @@ const LAST_TRIES: usize = 3;
 pub struct RateGate(Arc<Inner>);
 
 struct Inner {
-    broker: Broker,
-    queue: Queue,
+    stream: RateStream,
     clock: Clock,
-    known: watch::Receiver<Known>,
+    rate: watch::Receiver<Option<Rate>>,
     metrics: RateMetrics,
-    /// Tasks that wait for their start.
-    waiting: AtomicU32,
-    /// Fewer wait than did.
-    moved: Notify,
-    /// Those of them that have no slot.
-    wanting: AtomicU32,
-    /// The right to reserve: one task does so for all.
+    line: Line,
+    /// The right to reserve. One task reserves for all.
     reserving: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
-    /// Whether it was said that nothing can be reserved.
+    /// Whether the log says already that nothing can be reserved.
     complained: AtomicBool,
+}
+
+/// The group's message in JetStream.
+struct RateStream {
+    broker: Broker,
+    queue: Queue,
+}
+
+/// The tasks that wait for their start.
+#[derive(Default)]
+struct Line {
+    waiting: AtomicU32,
+    /// Waiting tasks that have no slot yet.
+    wanting: AtomicU32,
+    /// Wakes the pull loop when fewer tasks wait than before.
+    moved: Notify,
+    /// Saved-up starts that the metrics show for this group.
+    shown: AtomicI64,
 }
 
 #[derive(Default)]
@@ -80,9 +95,9 @@ struct Memory {
     number: u64,
     /// Whether it is the last one for all we know, so that the next change can be built on it.
     current: bool,
-    /// Slots that are reserved and no task's.
+    /// Reserved slots that no task has.
     slots: BTreeSet<u64>,
-    /// By which rate.
+    /// The interval of the rate that they were reserved by.
     interval: u64,
     /// How long it takes from the question for a slot to the start, about, in nanoseconds.
     delay: u64,
@@ -92,7 +107,7 @@ struct Memory {
 #[must_use]
 pub struct Turn(Arc<Inner>);
 
-/// A reserved slot. Goes back to be used by another task, unless it was used.
+/// A reserved slot. Dropped unused, it goes to another task.
 struct Slot<'a> {
     gate: &'a Inner,
     at: u64,
@@ -110,65 +125,66 @@ impl Memory {
 }
 
 impl RateGate {
-    /// Of the rate that is `known` for `queue`, by `clock`.
+    /// The gate of `queue`, which keeps to `rate` as it is at any time, by `clock`.
     pub fn new(
         broker: Broker,
         queue: Queue,
         clock: Clock,
-        known: watch::Receiver<Known>,
+        rate: watch::Receiver<Option<Rate>>,
         metrics: RateMetrics,
     ) -> Self {
         Self(Arc::new(Inner {
-            broker,
-            queue,
+            stream: RateStream { broker, queue },
             clock,
-            known,
+            rate,
             metrics,
-            waiting: AtomicU32::new(0),
-            moved: Notify::new(),
-            wanting: AtomicU32::new(0),
+            line: Line::default(),
             reserving: tokio::sync::Mutex::default(),
             memory: Mutex::default(),
             complained: AtomicBool::new(false),
         }))
     }
 
-    /// The turn of a task that was delivered just now, in a group with a rate.
+    /// Gives a turn to a task that was delivered just now, in a group with a rate.
     pub fn line_up(&self) -> Turn {
-        self.0.waiting.fetch_add(1, SeqCst);
+        self.0.line.waiting.fetch_add(1, SeqCst);
         Turn(self.0.clone())
     }
 
-    /// How many tasks may be taken in hand, or be on their way, to wait for their start.
+    /// How many tasks may be delivered, or be on their way, to wait for their start.
     pub fn room(&self) -> u32 {
-        let Some(rate) = of(&self.0.known.borrow()) else {
+        let Some(rate) = *self.0.rate.borrow() else {
             return u32::MAX;
         };
         let ahead = pace::ahead(rate);
-        let room = ahead.saturating_sub(self.0.waiting.load(SeqCst));
-        // Not one by one: a pull for a few costs as much as a pull for one.
+        let room = ahead.saturating_sub(self.0.line.waiting.load(SeqCst));
+        // A pull for a few tasks costs as much as a pull for one.
         if room.saturating_mul(4) < ahead { 0 } else { room }
     }
 
     /// Returns when there may be more room than before.
     pub async fn moved(&self) {
-        self.0.moved.notified().await;
+        self.0.line.moved.notified().await;
     }
 
     /// Brings the metrics up to date.
     pub fn show(&self) {
-        let rate = of(&self.0.known.borrow());
+        let rate = *self.0.rate.borrow();
         let saved_up = rate.map_or(0, |rate| {
             Pace::of(rate).saved_up(self.0.memory().shared.as_ref(), self.0.now())
         });
-        self.0.metrics.tokens.set(i64::try_from(saved_up).unwrap_or(i64::MAX));
+        let saved_up = i64::try_from(saved_up).unwrap_or(i64::MAX);
+        // By the difference, as the gauge is the sum of all groups.
+        let before = self.0.line.shown.swap(saved_up, SeqCst);
+        if before != saved_up {
+            self.0.metrics.saved_up(saved_up - before);
+        }
     }
 
-    /// Gives back what is reserved and not used, for the other workers, when this one ends. If that fails,
-    /// these starts are wasted.
+    /// Gives the unused starts back to the other workers, when this one ends. If that fails, they are wasted.
     pub async fn close(&self) {
         let gate = &self.0;
-        let Some(rate) = of(&gate.known.borrow()) else {
+        let Some(rate) = *gate.rate.borrow() else {
             return;
         };
         let pace = Pace::of(rate);
@@ -193,12 +209,12 @@ impl RateGate {
 }
 
 impl Turn {
-    /// Returns when the task may start. When this is dropped instead, its slot goes to another task.
+    /// Returns when the task may start. Dropping this instead gives its slot to another task.
     pub async fn start(self) {
         let begun = Instant::now();
-        let mut known = self.0.known.clone();
+        let mut rates = self.0.rate.clone();
         loop {
-            let now = of(&known.borrow_and_update());
+            let now = *rates.borrow_and_update();
             let Some(rate) = now else {
                 return;
             };
@@ -206,17 +222,17 @@ impl Turn {
             tokio::select! {
                 // Boxed, as most groups have no rate, and it would be a part of each of their tasks.
                 () = Box::pin(self.0.start(&pace)) => break,
-                () = changed(&mut known, rate) => {}
+                () = changed(&mut rates, rate) => {}
             }
         }
-        self.0.metrics.waits.observe(begun.elapsed().as_secs_f64());
+        self.0.metrics.started_after(begun.elapsed());
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, SeqCst);
-        self.0.moved.notify_one();
+        self.0.line.waiting.fetch_sub(1, SeqCst);
+        self.0.line.moved.notify_one();
     }
 }
 
@@ -227,7 +243,7 @@ impl Inner {
             loop {
                 let error = u64::try_from(self.clock.error().as_nanos()).unwrap_or(u64::MAX);
                 match pace.when(slot.at, self.now(), error) {
-                    // The timer wakes up a little late, never early by its own clock; and ours is asked again.
+                    // The timer wakes up a little late, never early by its own clock. Then our clock is read again.
                     When::In(nanos) => time::sleep(Duration::from_nanos(nanos).min(LONGEST_SLEEP)).await,
                     When::Now => {
                         slot.over = true;
@@ -235,7 +251,7 @@ impl Inner {
                     }
                     When::Never => {
                         slot.over = true;
-                        self.metrics.missed.inc();
+                        self.metrics.missed();
                         self.memory().took(|before| before * 2 + SHORTEST_DELAY);
                         break;
                     }
@@ -246,8 +262,8 @@ impl Inner {
 
     /// A slot for one task.
     async fn slot(&self, pace: &Pace) -> Slot<'_> {
-        self.wanting.fetch_add(1, SeqCst);
-        let _counted = Counted(&self.wanting);
+        self.line.wanting.fetch_add(1, SeqCst);
+        let _counted = Counted(&self.line.wanting);
         loop {
             if let Some(slot) = self.reserved(pace) {
                 return slot;
@@ -260,11 +276,11 @@ impl Inner {
         }
     }
 
-    /// The first slot that is reserved and no task's.
+    /// The first reserved slot that no task has.
     fn reserved(&self, pace: &Pace) -> Option<Slot<'_>> {
         let mut memory = self.memory();
         if memory.interval != pace.interval {
-            // Another rate: what is reserved by the old one is void.
+            // The rate changed, so slots by the old one are void.
             *memory = Memory {
                 interval: pace.interval,
                 delay: memory.delay,
@@ -290,16 +306,16 @@ impl Inner {
             let delay = self.memory().delay;
             let asked = Instant::now();
             let changed = self.change(|shared, now| {
-                let count = self.wanting.load(SeqCst).clamp(1, pace.ahead);
-                // Of what is due already, only what is still good when the answer is here. Else a busy worker
-                // would miss one start after another, which makes it busier.
+                let count = self.line.wanting.load(SeqCst).clamp(1, pace.ahead);
+                // Of the slots that are due already, only those that are still good when the answer is here. Else a
+                // busy worker would miss one start after another, which makes it busier.
                 let (reserved, shared) = pace.reserve(shared, now + delay, count);
                 slots = reserved;
                 shared
             });
             match changed.await {
                 Ok(true) => {
-                    self.metrics.reservations.inc();
+                    self.metrics.reserved();
                     let took = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
                     let mut memory = self.memory();
                     memory.took(|before| took.max(before - before / 8));
@@ -311,8 +327,8 @@ impl Inner {
                     return;
                 }
                 Ok(false) => {
-                    self.metrics.conflicts.inc();
-                    // The first refusal only says that another worker was here since we looked.
+                    self.metrics.conflict();
+                    // The first refusal only says that another worker reserved since this one read.
                     if !std::mem::take(&mut first) {
                         time::sleep(contended.next()).await;
                     }
@@ -342,14 +358,14 @@ impl Inner {
         }
     }
 
-    /// Changes what the workers share; `false` if another worker changed it meanwhile.
+    /// Changes the message that the workers share; `false` if another worker changed it meanwhile.
     async fn change(&self, next: impl FnOnce(Option<&Shared>, u64) -> Shared) -> Result<bool, BrokerError> {
         let current = self.memory().current;
         if !current {
-            let read = self.broker.rate(&self.queue).await?;
+            let read = self.stream.broker.rate(&self.stream.queue).await?;
             let mut memory = self.memory();
             let (number, text) = read.unwrap_or_default();
-            // One that can't be read is no state: the next change replaces it.
+            // A message that can't be read is no state, and the next change replaces it.
             let read = serde_json::from_slice(&text).ok();
             memory.shared = Shared::latest(memory.shared.take(), read);
             memory.number = number;
@@ -362,7 +378,8 @@ impl Inner {
         };
         // A struct of numbers can always be written.
         let text = serde_json::to_vec(&next).unwrap_or_default();
-        match self.broker.store_rate(&self.queue, text.into(), number).await {
+        let stored = self.stream.broker.store_rate(&self.stream.queue, text.into(), number);
+        match stored.await {
             Ok(number) => {
                 let mut memory = self.memory();
                 memory.shared = Some(next);
@@ -380,7 +397,7 @@ impl Inner {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 }
 
@@ -399,15 +416,10 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// The group's rate, if it has one.
-pub fn of(known: &Known) -> Option<Rate> {
-    known.terms.as_ref()?.settings.rate
-}
-
 /// Returns when the rate is another one than `before`.
-async fn changed(known: &mut watch::Receiver<Known>, before: Rate) {
-    // The sender lives as long as the worker; without it nothing changes any more.
-    if known.wait_for(|known| of(known) != Some(before)).await.is_err() {
+async fn changed(rate: &mut watch::Receiver<Option<Rate>>, before: Rate) {
+    // The sender lives as long as the group. Without it nothing changes any more.
+    if rate.wait_for(|rate| *rate != Some(before)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

@@ -1,12 +1,12 @@
-//! When tasks may start: the arithmetic of a rate. Pure. Times are the NATS server's, in nanoseconds since 1970.
+//! The arithmetic of a rate: when tasks may start. Pure. Times are the NATS server's, in nanoseconds since 1970.
 //!
 //! With T = `tasks`, P = `per` and B = `burst`, starts are reserved at *slots* that are at least I apart,
-//! I = 1.005 P / T. A slot may lie in the past, when starts were saved up; and its task may be late, as no
-//! machine wakes up on the dot. But it starts less than B I + 0.005 P after its slot, or not by that slot.
+//! I = 1.005 P / T. A slot may lie in the past, when starts were saved up. Its task may be late, as no machine wakes up
+//! on the dot. But the task starts less than B I + 0.005 P after its slot, or not by that slot.
 //!
-//! So the slots of all starts within P (both ends included) lie within P + B I + 0.005 P = (T + B) I, one end
-//! excluded, in which no more than T + B of them find room: in no window of `per` start more than
-//! `tasks + burst`. The half percent is what it costs that starts come late; 99.5 % of the rate are left.
+//! So the slots of all starts within P (both ends included) lie within P + B I + 0.005 P = (T + B) I, one end excluded.
+//! No more than T + B slots find room there, so no window of `per` has more than `tasks + burst` starts. Late starts cost
+//! half a percent; 99.5 % of the rate are left.
 
 use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How much longer than `per / tasks` the slots are apart, in thousandths.
 const SLACK: u64 = 5;
 
-/// Tasks of so much time are taken in hand before they may start, so that the way to NATS costs no start.
+/// Tasks of so much time are pulled before they may start, so that the way to NATS costs no start.
 const AHEAD: Duration = Duration::from_millis(20);
 
 /// Most workers of a group (the operator makes no more pods). What they can have reserved ahead together
@@ -158,7 +158,7 @@ impl Shared {
     }
 }
 
-/// How many tasks one worker takes in hand before they may start: those of 20 ms, and at least one.
+/// How many tasks one worker pulls before they may start: those of 20 ms, and at least one.
 pub fn ahead(rate: Rate) -> u32 {
     let ahead = u128::from(rate.tasks) * AHEAD.as_millis();
     let ahead = ahead.div_ceil(u128::from(rate.per_ms.max(1))).max(1);
