@@ -254,7 +254,7 @@ fn cases() -> Vec<Case> {
             "case": "257 variables",
             "group": {"concurrency": 1, "env": variables},
             "schema": "spec.env in body should have at most 256 items",
-            "operator": "spec.env: has 257 variables: at most 256",
+            "operator": "spec.env: must have at most 256 items, not 257",
         }),
         json!({
             "case": "a value of 32769 characters",

@@ -31,7 +31,7 @@ pub struct PodSettings {
 /// Pods that a group needs at its limit: `concurrency / maxInflightPerPod`, rounded up.
 pub fn replicas(group: &ValidGroup) -> i32 {
     let per_pod = group.max_inflight_per_pod.max(1);
-    // Validation bounds the result by `limits::MAX_PODS`.
+    // A rule of `api::bounds` keeps the result at 500 or less.
     i32::try_from((group.concurrency + per_pod - 1) / per_pod).unwrap_or(i32::MAX)
 }
 
