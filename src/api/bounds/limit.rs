@@ -101,7 +101,11 @@ impl Limit {
                 let fits = number >= i64::from(min) && max.is_none_or(|max| number <= i64::from(max));
                 (!fits).then(|| invalid(self))
             }
-            Self::Number { min, max } => (!(min..=max).contains(&value.as_f64()?)).then(|| invalid(self)),
+            Self::Number { min, max } => {
+                let number = value.as_f64()?;
+                let fits = (min..=max).contains(&number);
+                (!fits).then(|| format!("Invalid value: {number}: {self}"))
+            }
             Self::Duration { min, max, zero } => match Duration(value.as_str()?.into()).parse() {
                 Ok(duration) => {
                     let bound = |text: &str| Duration(text.into()).parse();
