@@ -1,5 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics`, the same for every long-running subcommand.
 
+use crate::telemetry::LogFormat;
 use axum::{
     Router,
     extract::State,
@@ -14,6 +15,20 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Arguments of every long-running subcommand.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Address of the admin server, which serves /livez, /readyz and /metrics.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9797", value_name = "IP:PORT")]
+    pub admin_addr: SocketAddr,
+    /// Format of the log lines.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Log filter: a level, or levels per module.
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
 
 /// Whether this process can do its work, and if not, why not. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]

@@ -1,14 +1,22 @@
 //! `taskgroup crds`: the CustomResourceDefinitions as YAML.
 
-use crate::{api, cli::CrdsArgs};
+use crate::api;
 use anyhow::Context;
-use std::fmt::Write;
+use std::{fmt::Write, path::PathBuf};
+
+/// Arguments of `taskgroup crds`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Write one file per kind into this directory, instead of all to standard output.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
 
 /// Writes the definitions to standard output, or one file each into a directory.
 ///
 /// # Errors
 /// A directory or file that can't be written.
-pub fn write(args: &CrdsArgs) -> anyhow::Result<()> {
+pub fn write(args: &Args) -> anyhow::Result<()> {
     let Some(dir) = &args.dir else {
         let mut all = String::new();
         for (_, text) in yaml()? {

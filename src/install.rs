@@ -1,8 +1,15 @@
 //! `taskgroup install`: puts this program into a directory, for pods whose image lacks it.
 
-use crate::cli::InstallArgs;
 use anyhow::Context;
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+/// Arguments of `taskgroup install`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Directory to copy to. It must exist; the program becomes `taskgroup` in it.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+}
 
 /// Name of the program in the directory.
 const NAME: &str = "taskgroup";
@@ -11,7 +18,7 @@ const NAME: &str = "taskgroup";
 ///
 /// # Errors
 /// A directory that is not there, can't be written to, or has no room.
-pub fn run(args: &InstallArgs) -> anyhow::Result<()> {
+pub fn run(args: &Args) -> anyhow::Result<()> {
     let to = &args.to;
     anyhow::ensure!(
         to.is_dir(),

@@ -7,10 +7,7 @@
 //! is killed, and only then this process ends: with the program's exit code, or 128 and the number of the
 //! signal that ended it.
 
-use crate::{
-    cli::KeepArgs,
-    processes::{self, Process},
-};
+use crate::processes::{self, Process};
 use anyhow::Context;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -21,6 +18,7 @@ use rustix::{
     },
 };
 use std::{
+    ffi::OsString,
     io,
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
@@ -36,11 +34,25 @@ pub const NOT_STARTED: Signal = Signal::USR1;
 /// How much later than the worker this process ends a program at its time limit.
 const LATER: Duration = Duration::from_secs(1);
 
+/// Arguments of `taskgroup keep`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Milliseconds until the program is killed, in case the worker does not do so.
+    #[arg(long)]
+    pub limit_ms: u64,
+    /// Milliseconds until the program is killed while the worker is stopped (SIGSTOP).
+    #[arg(long)]
+    pub frozen_ms: u64,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
 /// Runs the program until it ends, its time is over, or the worker is gone.
 ///
 /// # Errors
 /// A system that can't do what this needs.
-pub fn run(args: &KeepArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let worker = getppid();
     // A session of its own: what a signal to the worker's group or a terminal says is not for the task.
@@ -86,7 +98,7 @@ pub fn run(args: &KeepArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns when the program has to end.
-fn watch(args: &KeepArgs, worker: Option<Pid>, begun: Instant) {
+fn watch(args: &Args, worker: Option<Pid>, begun: Instant) {
     let limit = Duration::from_millis(args.limit_ms) + LATER;
     let frozen = Duration::from_millis(args.frozen_ms);
     let look_every = (frozen / 4).max(Duration::from_millis(50));

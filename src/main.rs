@@ -1,23 +1,11 @@
-//! `taskgroup`: parse the arguments, start logging, hand over.
+//! `taskgroup`: parses the command line and runs the subcommand.
 
 use std::process::ExitCode;
 use taskgroup::{
-    cli::{self, Cli, Command},
-    crds, operator, program,
+    cli::{self, Cli},
+    program,
 };
 
 fn main() -> ExitCode {
-    program::exit("taskgroup", run(cli::read::<Cli>().command))
-}
-
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {
-        Command::Operator(args) => {
-            let serve = args.serve.clone();
-            program::serve(&serve, |shutdown| operator::run(args, shutdown))?;
-        }
-        Command::Pod(command) => return program::run_in_pod(command),
-        Command::Crds(args) => crds::write(&args)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    program::exit("taskgroup", cli::read::<Cli>().command.run())
 }

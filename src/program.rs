@@ -1,26 +1,10 @@
-//! What the programs share: how they run, and how they end.
+//! How a program runs a long-running service, and how it ends.
 
-use crate::{
-    cli::{PodCommand, ServeArgs},
-    install, keep, telemetry, worker,
-};
+use crate::{admin::ServeArgs, telemetry};
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
-/// Does what is done in worker pods.
-pub fn run_in_pod(command: PodCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        PodCommand::Worker(args) => {
-            let settings = args.serve.clone();
-            serve(&settings, |shutdown| worker::run(args, shutdown))?;
-        }
-        PodCommand::Install(args) => install::run(&args)?,
-        PodCommand::Keep(args) => return keep::run(&args),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Starts logging, and runs `service` until it ends; the token tells it when the process is asked to stop.
+/// Starts logging, and runs `service` until it ends. The token tells the service that the process is asked to stop.
 pub fn serve<F>(settings: &ServeArgs, service: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -35,7 +19,7 @@ where
     runtime.block_on(service(shutdown))
 }
 
-/// Says what went wrong, and returns what the process is to end with.
+/// Prints the error, and returns the exit code of the process.
 pub fn exit(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("{program}: {error:#}");

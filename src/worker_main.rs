@@ -1,5 +1,5 @@
-//! `taskgroup-worker`: what runs in worker pods, without the operator. It takes less room there: in memory, as each
-//! pod has a copy of its program where that is put into the user's image.
+//! `taskgroup-worker`: the part of `taskgroup` that worker pods need, without the operator. The smaller program
+//! saves memory in each pod, which holds a copy of it where it is installed into the user's image.
 
 use std::process::ExitCode;
 use taskgroup::{
@@ -8,8 +8,5 @@ use taskgroup::{
 };
 
 fn main() -> ExitCode {
-    program::exit(
-        "taskgroup-worker",
-        program::run_in_pod(cli::read::<WorkerCli>().command),
-    )
+    program::exit("taskgroup-worker", cli::read::<WorkerCli>().command.run())
 }

@@ -12,8 +12,7 @@ use kube::{
 use serde_json::{Value, json};
 use taskgroup::{
     api::{TaskGroup, TaskHandler},
-    broker::Broker,
-    cli::NatsArgs,
+    broker::{Broker, NatsArgs},
 };
 
 /// A real Kubernetes API server and a real NATS server.

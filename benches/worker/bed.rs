@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 use taskgroup::{
+    admin::ServeArgs,
     api::TaskGroup,
-    broker::{self, Broker},
-    cli::{HandlerArgs, NatsArgs, ServeArgs, WorkerArgs},
-    names::Queue,
+    broker::{self, Broker, NatsArgs},
     operator::{desired, validate},
+    protocol::Queue,
     telemetry::LogFormat,
+    worker::{self, HandlerArgs},
 };
 
 /// Tasks on their way to the server at once, while a backlog is filled up.
@@ -89,8 +90,8 @@ impl Group<'_> {
     }
 
     /// Arguments of a worker of this group.
-    pub fn worker_args(&self, handler_url: &str) -> WorkerArgs {
-        WorkerArgs {
+    pub fn worker_args(&self, handler_url: &str) -> worker::Args {
+        worker::Args {
             nats: nats_args(&self.bed.nats),
             serve: ServeArgs {
                 admin_addr: ([127, 0, 0, 1], 0).into(),

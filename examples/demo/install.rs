@@ -2,7 +2,10 @@
 
 use super::cluster::{Cluster, Forward, until};
 use std::time::Duration;
-use taskgroup::{broker::Broker, cli::NatsArgs, names::Queue};
+use taskgroup::{
+    broker::{Broker, NatsArgs},
+    protocol::Queue,
+};
 
 /// API servers know CEL rules from this minor version on. kubectl refuses to send them to an older
 /// one, which would just drop them.

@@ -1,7 +1,6 @@
 //! The connection to NATS, and whether it stands.
 
-use super::error::BrokerError;
-use crate::cli::NatsArgs;
+use super::{args::NatsArgs, error::BrokerError};
 use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
 use std::{ops::Deref, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};

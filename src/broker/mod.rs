@@ -5,6 +5,7 @@
 //! the worker's side, `relay` and `cancel` the operator's.
 
 mod api;
+mod args;
 mod cancel;
 mod config;
 mod connection;
@@ -14,10 +15,14 @@ mod events;
 mod message;
 mod publish;
 mod pull;
+mod puller;
+mod pulls;
 mod question;
 mod rate;
 mod relay;
+mod shared;
 
+pub use args::NatsArgs;
 pub use config::{
     ConsumerConfig, ConsumerInfo, Discard, LONGEST_CLOSING, Pause, Position, Retention, SharedStream, Storage,
     StreamConfig, StreamInfo, StreamState, dead_letters, delays, rates,
@@ -28,6 +33,8 @@ pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, Termination, events, terminations};
 pub use message::StoredMessage;
 pub use publish::Receipt;
-pub use pull::{Acker, Arrival, Delivery, PullEnd, PullInbox, Stored};
+pub use pull::{Acker, Arrival, Delivery, PullEnd, PullInbox};
+pub use puller::{PullOptions, Pulled, Puller};
 pub use question::Question;
-pub use relay::{CallbackAnswer, HandedOn};
+pub use relay::Publication;
+pub use shared::SharedStreams;

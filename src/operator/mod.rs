@@ -6,6 +6,7 @@
 //! and `retries` are what is remembered between two reconciles.
 
 pub mod apply;
+mod args;
 pub mod backlog;
 pub mod cancel;
 pub mod closing;
@@ -20,7 +21,6 @@ pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
-pub mod relay;
 pub mod retries;
 pub mod startup;
 pub mod status;
@@ -28,12 +28,12 @@ pub mod validate;
 pub mod watch;
 pub mod written;
 
+pub use args::Args;
 pub use context::Context;
 
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
-    cli::OperatorArgs,
     telemetry::LogFormat,
 };
 use anyhow::Context as _;
@@ -56,7 +56,7 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(45);
 /// # Errors
 /// Arguments that can't be used, or a Kubernetes configuration that can't be found. That Kubernetes
 /// or NATS can't be reached is no error: it waits for them.
-pub async fn run(args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context(
         "no Kubernetes to talk to: run this in a pod with a service account, or set KUBECONFIG to a kubeconfig file",
     )?;
@@ -72,7 +72,7 @@ pub async fn run(args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Res
 ///
 /// # Errors
 /// Arguments that can't be used.
-pub async fn run_with(client: kube::Client, args: OperatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_with(client: kube::Client, args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::waiting("starting");
@@ -101,7 +101,7 @@ pub async fn run_with(client: kube::Client, args: OperatorArgs, shutdown: Cancel
     Ok(())
 }
 
-fn settings(args: &OperatorArgs) -> Settings {
+fn settings(args: &Args) -> Settings {
     let nats_url = if args.worker_nats_url.is_empty() {
         &args.nats.nats_url
     } else {

@@ -2,14 +2,13 @@
 //! consumers, of the backlog, and of the connection to NATS.
 
 use super::{
-    backlog, cancel,
+    Args, backlog, cancel,
     context::{Context, Settings, Stores},
     drops,
     error::ApplyError,
     metrics::{self, Metrics},
     observe,
     reconcile::{self, Next},
-    relay,
     retries::WatchBackoff,
     startup::scoped,
     status::find,
@@ -18,8 +17,8 @@ use crate::{
     admin::Readiness,
     api::{ConditionStatus, ConditionType, TaskGroup, TaskHandler},
     broker::{self, Broker, BrokerError, BrokerEvent},
-    cli::OperatorArgs,
-    names::{FIELD_MANAGER, StreamName},
+    protocol::{StreamName, keys::FIELD_MANAGER},
+    relay::Relay,
 };
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -56,7 +55,7 @@ pub async fn run(
     broker: Broker,
     settings: Settings,
     metrics: Metrics,
-    args: &OperatorArgs,
+    args: &Args,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
@@ -94,9 +93,18 @@ pub async fn run(
     background.spawn(count_groups(ctx.clone()));
     background.spawn(cancel::run(ctx.clone()));
     background.spawn(drops::run(ctx.clone()));
-    background.spawn(relay::watch(ctx.clone()));
-    // On its own, as it ends what it has in hand.
-    let relay = tokio::spawn(relay::run(ctx.clone(), shutdown.clone()));
+    let relay = Relay::new(
+        ctx.broker.clone(),
+        {
+            let ctx = ctx.clone();
+            Arc::new(move |queue| ctx.owner(queue))
+        },
+        ctx.shared_streams.clone(),
+        ctx.metrics.relay.clone(),
+    );
+    background.spawn(relay.clone().measure(ctx.settings.backlog_interval));
+    // On its own, as it finishes what is in flight.
+    let relay = tokio::spawn(run_relay(relay, ctx.clone(), shutdown.clone()));
 
     let controller = Controller::for_stream(group_stream, groups.clone())
         .with_config(controller::Config::default().concurrency(args.concurrency))
@@ -189,6 +197,14 @@ fn watch_deployments(
         .touched_objects()
 }
 
+/// Runs the relay once it is known who owns which queue: before that, no task can be said to have none.
+async fn run_relay(relay: Relay, ctx: Arc<Context>, shutdown: CancellationToken) {
+    tokio::select! {
+        () = ctx.wait_for_groups() => relay.run(shutdown).await,
+        () = shutdown.cancelled() => {}
+    }
+}
+
 fn users_of(groups: &Store<TaskGroup>, handler: &TaskHandler) -> Vec<ObjectRef<TaskGroup>> {
     groups
         .state_filter(|group| {
@@ -255,7 +271,7 @@ fn unreachable(ctx: &Context) -> String {
 /// seen by this receiver only, so that the caller's shows the change, too.
 async fn prepare(ctx: &Context, readiness: &Readiness, mut link: tokio::sync::watch::Receiver<broker::Link>) {
     loop {
-        match ctx.ensure_shared_streams().await {
+        match ctx.shared_streams.ensure().await {
             Ok(()) => return readiness.ready(),
             Err(error) => {
                 tracing::warn!("waiting: {error}");

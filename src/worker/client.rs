@@ -1,8 +1,8 @@
 //! Connections to a handler that listens for HTTP: kept open between tasks, HTTP/1.1 or HTTP/2, with TLS
 //! by its own CA or a public one.
 
+use super::HandlerArgs;
 use super::{gate::Absent, roots};
-use crate::cli::HandlerArgs;
 use anyhow::Context;
 use bytes::Bytes;
 use http::{Request, Response, Uri};

@@ -10,7 +10,11 @@ use super::{
     lines::Lines,
     policy::{AttemptResult, Output},
 };
-use crate::{cli::CommandLine, keep, processes, task::headers, worker::trace};
+use crate::{
+    keep, processes,
+    protocol::headers,
+    worker::{CommandLine, trace},
+};
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use rustix::fs::{Access, MemfdFlags, access, memfd_create};

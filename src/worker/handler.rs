@@ -1,7 +1,7 @@
 //! The ways to run a task. Whichever it is, the rest of the worker sees one attempt and its result.
 
+use super::HandlerArgs;
 use super::{exec::ExecHandler, gate::Gate, http::HttpHandler, policy::AttemptResult, trace::Trace, watch::Terms};
-use crate::cli::HandlerArgs;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::{fmt, sync::Arc, task::Poll};

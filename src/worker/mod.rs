@@ -9,6 +9,7 @@
 //! handler's shutdown hook. `slots`, `policy`, `history`, `trace` and `retry_after` are pure.
 
 mod acks;
+mod args;
 mod attempt;
 mod backoff;
 mod callback;
@@ -54,6 +55,7 @@ use self::{
     watch::{Known, Terms},
 };
 pub use self::{
+    args::{Args, CommandLine, HandlerArgs},
     callback::is_rule as is_callback_rule,
     handler::{Attempt, InProcess},
     policy::{AttemptResult, Output},
@@ -61,8 +63,7 @@ pub use self::{
 use crate::{
     admin::{self, Readiness},
     broker::Broker,
-    cli::WorkerArgs,
-    names::{Queue, is_dns_label},
+    protocol::{Queue, subject::is_dns_label},
 };
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
@@ -137,7 +138,7 @@ impl Worker {
 ///
 /// # Errors
 /// Arguments that can't be used.
-pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (handler, gate) = Handler::new(&args.handler)?;
     start(args, handler, gate, shutdown).await
 }
@@ -146,11 +147,11 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
 ///
 /// # Errors
 /// Arguments that can't be used.
-pub async fn run_with(args: WorkerArgs, handler: InProcess, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_with(args: Args, handler: InProcess, shutdown: CancellationToken) -> anyhow::Result<()> {
     start(args, Handler::InProcess(handler), Gate::open(), shutdown).await
 }
 
-async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn start(args: Args, handler: Handler, gate: Gate, shutdown: CancellationToken) -> anyhow::Result<()> {
     let queue = queue(&args)?;
     let broker = Broker::connect(&args.nats, "worker").await?;
 
@@ -225,7 +226,7 @@ async fn start(args: WorkerArgs, handler: Handler, gate: Gate, shutdown: Cancell
     Ok(())
 }
 
-fn queue(args: &WorkerArgs) -> anyhow::Result<Queue> {
+fn queue(args: &Args) -> anyhow::Result<Queue> {
     for (flag, value) in [("--namespace", &args.namespace), ("--queue", &args.queue)] {
         anyhow::ensure!(
             is_dns_label(value),

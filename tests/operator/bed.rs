@@ -17,8 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
+    admin::ServeArgs,
     api::{TaskGroup, TaskGroupStatus, TaskHandler},
-    cli::{NatsArgs, OperatorArgs, ServeArgs},
+    broker::NatsArgs,
     operator,
     telemetry::{self, LogFormat},
 };
@@ -96,8 +97,8 @@ impl Bed {
         format!("operator-{}", self.namespace)
     }
 
-    pub fn operator_args(&self) -> OperatorArgs {
-        OperatorArgs {
+    pub fn operator_args(&self) -> operator::Args {
+        operator::Args {
             nats: NatsArgs {
                 nats_url: vec![self.nats.url()],
                 nats_creds: None,
@@ -126,7 +127,7 @@ impl Bed {
         self.start_operator_with(client, args);
     }
 
-    pub fn start_operator_with(&mut self, client: Client, args: OperatorArgs) {
+    pub fn start_operator_with(&mut self, client: Client, args: operator::Args) {
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let stop = stop.clone();
@@ -174,8 +175,18 @@ impl Bed {
         format!("tg_{}_{queue}", self.namespace)
     }
 
+    /// Name of the durable consumer of every group's stream.
+    pub fn consumer(&self) -> String {
+        format!("workers-{}", self.namespace)
+    }
+
     pub fn subject(&self, queue: &str, id: &str) -> String {
         format!("tasks.{}.{queue}.{id}", self.namespace)
+    }
+
+    /// Where a task is once it came back from the delays.
+    pub fn requeued(&self, queue: &str, id: &str) -> String {
+        format!("requeue.{}.{queue}.{id}", self.namespace)
     }
 
     /// Puts a task into back-off, as a worker does.

@@ -3,10 +3,10 @@
 use super::{PodSettings, deployment, max_inflight, pod::grace_period, replicas};
 use crate::{
     api::{EnvVar, TaskGroup, TaskGroupSpec, TaskHandler},
-    cli::{PodCommand, WorkerCli},
     operator::validate::{self, ValidGroup, ValidHandler},
+    worker,
 };
-use clap::Parser;
+use clap::{Args, Command, FromArgMatches};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -277,10 +277,12 @@ fn the_worker_reads_the_arguments_that_exec_gives_it() {
     // What Kubernetes does with doubled dollars.
     let args = pod["containers"][0]["args"].as_array().unwrap().iter();
     let args = args.map(|arg| arg.as_str().unwrap().replace("$$", "$"));
-    let cli = WorkerCli::try_parse_from(["taskgroup".to_owned()].into_iter().chain(args)).unwrap();
-    let PodCommand::Worker(args) = cli.command else {
-        panic!("{cli:?}")
-    };
+    let args = worker::Args::from_arg_matches(
+        &worker::Args::augment_args(Command::new("worker"))
+            .try_get_matches_from(args)
+            .unwrap(),
+    )
+    .unwrap();
     assert!(args.no_env);
     let command = args.handler.handler_exec.unwrap().0;
     assert_eq!(command, ["/app/run", "--price=$5", "$(KEY)"]);
@@ -313,7 +315,7 @@ fn native_tells_the_users_container_where_its_tasks_are() {
             variable("TASKGROUP_QUEUE", "acme"),
             variable("NATS_URL", "nats://nats:4222"),
             variable("STREAM", "tg_crawl_acme"),
-            variable("CONSUMER", "workers"),
+            variable("CONSUMER", "workers-crawl"),
             variable("MAX_INFLIGHT", "100"),
             variable("ACK_WAIT", "2"),
             variable("NATS_CREDS", "/etc/taskgroup/nats/nats.creds"),

@@ -4,8 +4,7 @@ use super::{Invalid, Problems};
 use crate::{
     api::{self, DeletionPolicy, EnvVar, Size, StorageType, TaskGroup, bounds},
     broker,
-    names::Queue,
-    settings::Rate,
+    protocol::{Queue, settings::Rate},
 };
 use kube::ResourceExt;
 use serde_json::json;
