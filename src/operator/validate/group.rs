@@ -4,7 +4,10 @@ use super::{Invalid, Problems};
 use crate::{
     api::{self, DeletionPolicy, EnvVar, Size, StorageType, TaskGroup, bounds},
     broker,
-    protocol::{Queue, settings::Rate},
+    protocol::{
+        Queue,
+        settings::{Rate, WorkerSettings},
+    },
 };
 use kube::ResourceExt;
 use serde_json::json;
@@ -23,6 +26,8 @@ pub struct ValidGroup {
     pub concurrency: i64,
     /// Whether no more tasks start.
     pub suspend: bool,
+    /// Settings that are live in the workers.
+    pub settings: WorkerSettings,
     /// Time limit of one attempt.
     pub task_timeout: time::Duration,
     /// Time without a heartbeat after which JetStream redelivers a task.
@@ -31,10 +36,6 @@ pub struct ValidGroup {
     pub rate: Option<Rate>,
     /// Longest time that a task may wait. Zero is unlimited.
     pub expire: time::Duration,
-    /// Retries of failed attempts.
-    pub retry: ValidRetry,
-    /// Whether dead tasks are kept.
-    pub dead_letter: bool,
     /// Environment of the handler.
     pub env: Vec<EnvVar>,
     /// Name of the TaskHandler.
@@ -45,21 +46,6 @@ pub struct ValidGroup {
     pub storage: ValidStorage,
     /// Fate of the queued tasks when the group is deleted.
     pub deletion_policy: DeletionPolicy,
-}
-
-/// Retries of failed attempts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ValidRetry {
-    /// Most attempts of one task.
-    pub max_attempts: u32,
-    /// Longest back-off after the first attempt.
-    pub initial_delay: time::Duration,
-    /// Longest back-off after any attempt.
-    pub max_delay: time::Duration,
-    /// Growth of the longest back-off with each further attempt.
-    pub multiplier: f64,
-    /// Longest time that a handler throttles the group.
-    pub max_retry_after: time::Duration,
 }
 
 /// Storage of a queue. -1 is no limit, as in JetStream.
@@ -108,42 +94,25 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
         problems.add("", bounds::QUEUE_IS_FIXED);
     }
     problems.done()?;
+    let name = group.name_any();
+    let settings = WorkerSettings::of(&name, spec);
     Ok(ValidGroup {
-        name: group.name_any(),
+        name,
         uid: group.uid().unwrap_or_default(),
         queue,
         concurrency: spec.concurrency,
         suspend: spec.suspend,
-        task_timeout: duration(&spec.timeouts.task),
+        task_timeout: settings.task_timeout(),
         ack_wait: duration(&spec.timeouts.ack_wait),
-        rate: spec.rate_limit.as_ref().map(rate),
-        expire: duration(&spec.timeouts.expire),
-        retry: retry(&spec.retry),
-        dead_letter: spec.dead_letter.enabled,
+        rate: settings.rate,
+        expire: settings.expire().unwrap_or_default(),
         env: spec.env.clone(),
         handler: spec.handler_ref.name.clone(),
         max_inflight_per_pod: spec.workers.max_inflight_per_pod,
         storage: storage(&spec.storage),
         deletion_policy: spec.deletion_policy,
+        settings,
     })
-}
-
-fn rate(rate: &api::RateLimit) -> Rate {
-    Rate {
-        tasks: u64::try_from(rate.tasks).unwrap_or(1),
-        per_ms: u64::try_from(duration(&rate.per).as_millis()).unwrap_or(u64::MAX),
-        burst: u64::try_from(rate.burst).unwrap_or(1),
-    }
-}
-
-fn retry(retry: &api::Retry) -> ValidRetry {
-    ValidRetry {
-        max_attempts: u32::try_from(retry.max_attempts).unwrap_or(1),
-        initial_delay: duration(&retry.initial_delay),
-        max_delay: duration(&retry.max_delay),
-        multiplier: retry.multiplier,
-        max_retry_after: duration(&retry.max_retry_after),
-    }
 }
 
 fn storage(storage: &api::Storage) -> ValidStorage {

@@ -5,7 +5,7 @@ mod group;
 mod handler;
 
 pub use crate::api::bounds::Problem;
-pub use group::{ValidGroup, ValidRetry, ValidStorage, group, queue, share_a_queue};
+pub use group::{ValidGroup, ValidStorage, group, queue, share_a_queue};
 pub use handler::{Ca, Run, ValidHandler, handler};
 
 use std::fmt;
