@@ -34,7 +34,7 @@ fn operator(object: &Value) -> Result<(), String> {
 }
 
 /// `spec.env[1]` as `spec.env[]`.
-fn without_indices(text: &str) -> String {
+pub fn without_indices(text: &str) -> String {
     let mut inside = false;
     let keep = |c: &char| {
         inside = *c == '[' || inside && c.is_ascii_digit();
@@ -54,10 +54,10 @@ fn group_named(name: &str, mut spec: Value) -> Value {
 
 /// A rule by its path and the start of its message, with objects that it lets pass and some that it refuses.
 /// Pairs are updates: the old object and the new one.
-struct Case {
-    message: &'static str,
-    good: Vec<(Option<Value>, Value)>,
-    bad: Vec<(Option<Value>, Value)>,
+pub struct Case {
+    pub message: &'static str,
+    pub good: Vec<(Option<Value>, Value)>,
+    pub bad: Vec<(Option<Value>, Value)>,
 }
 
 fn creates(objects: impl IntoIterator<Item = Value>) -> Vec<(Option<Value>, Value)> {
@@ -257,7 +257,7 @@ fn pace_cases() -> Vec<Case> {
 }
 
 /// The cases of all rules.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let cases = [task_group_cases(), pace_cases(), task_handler_cases(), template_cases()];
     cases.into_iter().flatten().collect()
 }
@@ -429,28 +429,33 @@ fn the_operator_says_what_the_rule_says() {
 #[test]
 fn no_rule_is_without_a_case() {
     let cases = cases();
-    let mut rules = BTreeSet::new();
-    for (_, root) in roots() {
-        walk("", &root, &mut |path, node| {
-            for rule in node["x-kubernetes-validations"].as_array().into_iter().flatten() {
-                let message = rule["message"].as_str().unwrap_or_default();
-                let colon = if path.is_empty() { "" } else { ": " };
-                rules.insert(format!("{path}{colon}{message}"));
-            }
-        });
-    }
+    let mut rules = messages();
     assert!(rules.len() > 20, "only {} rules were found", rules.len());
     rules.retain(|rule| !cases.iter().any(|case| rule.starts_with(case.message)));
     assert!(rules.is_empty(), "without a case here: {rules:#?}");
 }
 
-fn walk(path: &str, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
-    visit(path, schema);
+/// The rules of both kinds, as `path: message`.
+pub fn messages() -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    for (_, root) in roots() {
+        collect_messages("", &root, &mut rules);
+    }
+    rules
+}
+
+/// Adds the rules in a schema, as `path: message`.
+pub fn collect_messages(path: &str, schema: &Value, messages: &mut BTreeSet<String>) {
+    let colon = if path.is_empty() { "" } else { ": " };
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let message = rule["message"].as_str().unwrap_or_default();
+        messages.insert(format!("{path}{colon}{message}"));
+    }
     let dot = if path.is_empty() { "" } else { "." };
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        walk(&format!("{path}{dot}{name}"), field, visit);
+        collect_messages(&format!("{path}{dot}{name}"), field, messages);
     }
     if schema["items"].is_object() {
-        walk(&format!("{path}[]"), &schema["items"], visit);
+        collect_messages(&format!("{path}[]"), &schema["items"], messages);
     }
 }

@@ -37,9 +37,13 @@ impl Bounds {
         for rule in self.rules {
             let Some(holds) = rule.holds else { continue };
             let broken = nodes(object, rule.scope).into_iter().filter(|(_, node)| !holds(node));
-            problems.extend(broken.map(|(field, _)| Problem {
+            problems.extend(broken.map(|(field, node)| Problem {
                 field,
-                message: rule.message.to_owned(),
+                message: if node.is_object() {
+                    rule.message.to_owned()
+                } else {
+                    super::limit::invalid(node, &rule.message)
+                },
             }));
         }
         problems

@@ -94,7 +94,7 @@ impl Display for Limit {
 impl Limit {
     /// Says how a value breaks the limit. A value of another type is left to the schema.
     pub fn refuse(&self, value: &Value) -> Option<String> {
-        let invalid = |message: &dyn Display| format!("Invalid value: {}: {message}", shown(value));
+        let invalid = |message: &dyn Display| invalid(value, message);
         match *self {
             Self::Integer { min, max } => {
                 let number = value.as_i64()?;
@@ -142,12 +142,12 @@ fn length(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// A value as a message shows it.
-fn shown(value: &Value) -> String {
+/// Says what is wrong with a value, as an API server says it.
+pub(super) fn invalid(value: &Value, message: &dyn Display) -> String {
     const MOST: usize = 100;
-    let text = value.to_string();
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+    let shown = value.to_string();
+    match shown.char_indices().nth(MOST) {
+        Some((end, _)) => format!("Invalid value: {}…: {message}", &shown[..end]),
+        None => format!("Invalid value: {shown}: {message}"),
     }
 }
