@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A TaskGroup states the limit of one group of tasks, such as a customer, an API key or a website, and how the
 /// operator runs their pipeline. Only `concurrency` is required.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[allow(clippy::duplicated_attributes, reason = "columns have types, also the same")]
 #[kube(
     group = "taskgroup.io",
     version = "v1alpha1",

@@ -70,14 +70,11 @@ fn updates(pairs: impl IntoIterator<Item = (Value, Value)>) -> Vec<(Option<Value
 
 fn task_group_cases() -> Vec<Case> {
     let queue = |queue: &str| group(json!({"queue": queue}));
-    let storage = |type_: &str| group(json!({"storage": {"type": type_}}));
     let pods = |concurrency: i64, per_pod: i64| {
         group(json!({"concurrency": concurrency, "workers": {"maxInflightPerPod": per_pod}}))
     };
     let task = |task: &str| group(json!({"timeouts": {"task": task}}));
     let ack_wait = |ack_wait: &str| group(json!({"timeouts": {"ackWait": ack_wait}}));
-    let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
-    let size = |size: Value| group(json!({"storage": {"maxTaskSize": size}}));
     let env = |variable: Value| group(json!({"env": [{"name": "FINE", "value": ""}, variable]}));
     let secret = json!({"name": "acme", "key": "token"});
     vec![
@@ -118,6 +115,37 @@ fn task_group_cases() -> Vec<Case> {
             good: creates([ack_wait("2s"), ack_wait("1h"), ack_wait("60m")]),
             bad: creates([ack_wait("1s999ms"), ack_wait("61m")]),
         },
+        Case {
+            message: "spec.env[]: a variable can't have both value and valueFrom",
+            good: creates([
+                env(json!({"name": "A"})),
+                env(json!({"name": "A", "value": "x"})),
+                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret}})),
+            ]),
+            bad: creates([env(
+                json!({"name": "A", "value": "", "valueFrom": {"secretKeyRef": secret}}),
+            )]),
+        },
+        Case {
+            message: "spec.env[].valueFrom: must name exactly one source",
+            good: creates([
+                env(json!({"name": "A", "valueFrom": {"configMapKeyRef": secret}})),
+                env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})),
+            ]),
+            bad: creates([
+                env(json!({"name": "A", "valueFrom": {}})),
+                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret, "configMapKeyRef": secret}})),
+            ]),
+        },
+    ]
+}
+
+/// Storage of a queue.
+fn storage_cases() -> Vec<Case> {
+    let storage = |type_: &str| group(json!({"storage": {"type": type_}}));
+    let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
+    let size = |size: Value| group(json!({"storage": {"maxTaskSize": size}}));
+    vec![
         Case {
             message: "spec.storage.type: can't be changed",
             good: updates([
@@ -163,28 +191,6 @@ fn task_group_cases() -> Vec<Case> {
                 size(json!("1P")),
                 size(json!("1Pi")),
                 size(json!("9223372036854775807")),
-            ]),
-        },
-        Case {
-            message: "spec.env[]: a variable can't have both value and valueFrom",
-            good: creates([
-                env(json!({"name": "A"})),
-                env(json!({"name": "A", "value": "x"})),
-                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret}})),
-            ]),
-            bad: creates([env(
-                json!({"name": "A", "value": "", "valueFrom": {"secretKeyRef": secret}}),
-            )]),
-        },
-        Case {
-            message: "spec.env[].valueFrom: must name exactly one source",
-            good: creates([
-                env(json!({"name": "A", "valueFrom": {"configMapKeyRef": secret}})),
-                env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})),
-            ]),
-            bad: creates([
-                env(json!({"name": "A", "valueFrom": {}})),
-                env(json!({"name": "A", "valueFrom": {"secretKeyRef": secret, "configMapKeyRef": secret}})),
             ]),
         },
     ]
@@ -258,7 +264,13 @@ fn pace_cases() -> Vec<Case> {
 
 /// The cases of all rules.
 pub fn cases() -> Vec<Case> {
-    let cases = [task_group_cases(), pace_cases(), task_handler_cases(), template_cases()];
+    let cases = [
+        task_group_cases(),
+        storage_cases(),
+        pace_cases(),
+        task_handler_cases(),
+        template_cases(),
+    ];
     cases.into_iter().flatten().collect()
 }
 

@@ -111,7 +111,7 @@ impl Limit {
                     let bound = |text: &str| Duration(text.into()).parse();
                     let within =
                         bound(min).is_ok_and(|min| duration >= min) && bound(max).is_ok_and(|max| duration <= max);
-                    (!within && !(duration.is_zero() && zero.is_some())).then(|| invalid(self))
+                    (!(within || duration.is_zero() && zero.is_some())).then(|| invalid(self))
                 }
                 Err(error) => Some(invalid(&error)),
             },

@@ -107,12 +107,10 @@ fn add_rule(node: &mut JSONSchemaProps, rule: String, message: String) {
 /// it. `type()` would tell numbers from texts, but not every evaluator of CEL has it.
 fn size_rule(max: i64) -> String {
     let units = Size::UNITS.iter().rev().filter(|(unit, _)| !unit.is_empty());
-    let by_unit: String = units
-        .map(|(unit, factor)| {
-            let most = max / factor;
-            format!("string(self).endsWith('{unit}') ? int(self.replace('{unit}', '')) <= {most} : ")
-        })
-        .collect();
+    let by_unit = units.fold(String::new(), |rule, (unit, factor)| {
+        let most = max / factor;
+        rule + &format!("string(self).endsWith('{unit}') ? int(self.replace('{unit}', '')) <= {most} : ")
+    });
     // int() fails on more digits, and its error would hide the message.
     format!("size(string(self)) <= 18 && ({by_unit}int(string(self)) <= {max})")
 }
