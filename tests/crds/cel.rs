@@ -345,7 +345,7 @@ fn template_cases() -> Vec<Case> {
     let proxy = json!({"name": "proxy", "image": "example"});
     vec![
         Case {
-            message: "spec: template has no container named handler",
+            message: "spec: template has no container named `handler`",
             good: creates(["http", "exec", "native"].map(|way| handler(way, json!([proxy, code])))),
             bad: creates(
                 ["http", "exec", "native"]
@@ -356,7 +356,7 @@ fn template_cases() -> Vec<Case> {
             ),
         },
         Case {
-            message: "spec: template has a container named handler, which nothing calls",
+            message: "spec: template has a container named `handler`, which nothing calls",
             good: creates([
                 handler("upstream", json!([proxy, worker])),
                 handler("upstream", json!([])),
@@ -364,7 +364,7 @@ fn template_cases() -> Vec<Case> {
             bad: creates([handler("upstream", json!([code]))]),
         },
         Case {
-            message: "spec: template has a container named taskgroup-worker",
+            message: "spec: template has a container named `taskgroup-worker`",
             good: creates([handler("http", json!([code, worker]))]),
             bad: creates(["exec", "native"].map(|way| handler(way, json!([code, worker])))),
         },

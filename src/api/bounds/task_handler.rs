@@ -81,7 +81,7 @@ const RULES: &[Rule] = &[
     Rule {
         scope: "spec",
         cel: "!(has(self.http) || has(self.exec) || has(self.native)) || has(self.template)",
-        message: "http, exec and native need template, the pod template with your container named handler: add it, or use \
+        message: "http, exec and native need template, the pod template with your container named `handler`: add it, or use \
                   upstream",
         holds: Some(|spec| count(spec, &IN_CONTAINER) == 0 || has(spec, "template")),
     },
@@ -90,7 +90,7 @@ const RULES: &[Rule] = &[
         cel: "!(has(self.http) || has(self.exec) || has(self.native)) || !has(self.template) || \
               has(self.template.spec) && has(self.template.spec.containers) && \
               self.template.spec.containers.exists(c, c.name == 'handler')",
-        message: "template has no container named handler: give the container of your code that name",
+        message: "template has no container named `handler`: give the container of your code that name",
         holds: Some(|spec| {
             count(spec, &IN_CONTAINER) == 0 || !has(spec, "template") || has_container(spec, HANDLER_CONTAINER)
         }),
@@ -100,7 +100,7 @@ const RULES: &[Rule] = &[
         cel: "!has(self.upstream) || has(self.http) || has(self.exec) || has(self.native) || \
               !has(self.template) || !has(self.template.spec) || !has(self.template.spec.containers) || \
               !self.template.spec.containers.exists(c, c.name == 'handler')",
-        message: "template has a container named handler, which nothing calls with upstream: remove it, or use http",
+        message: "template has a container named `handler`, which nothing calls with upstream: remove it, or use http",
         holds: Some(|spec| !(one_way(spec) && has(spec, "upstream") && has_container(spec, HANDLER_CONTAINER))),
     },
     Rule {
@@ -108,8 +108,8 @@ const RULES: &[Rule] = &[
         cel: "!(has(self.exec) || has(self.native)) || has(self.http) || has(self.upstream) || \
               !has(self.template) || !has(self.template.spec) || !has(self.template.spec.containers) || \
               !self.template.spec.containers.exists(c, c.name == 'taskgroup-worker')",
-        message: "template has a container named taskgroup-worker, but with exec and native there is no such container: \
-                  move its settings to the container named handler",
+        message: "template has a container named `taskgroup-worker`, but with exec and native there is no such container: \
+                  move its settings to the container named `handler`",
         holds: Some(|spec| {
             let no_worker = count(spec, &["exec", "native"]) > 0 && count(spec, &["http", "upstream"]) == 0;
             !(no_worker && has_container(spec, WORKER_CONTAINER))
