@@ -51,10 +51,9 @@ pub fn page(definition: &CustomResourceDefinition) -> anyhow::Result<String> {
         let mut fields = Vec::new();
         walk("", schema, &mut fields);
         rules.collect(part, schema);
-        let legend = legend(&mut fields);
         write!(
             body,
-            "## {title}\n\n{}\n\n{}{legend}",
+            "## {title}\n\n{}\n\n{}",
             paragraph(text(schema, "description")),
             table(&["field", "type", "default", "bounds", "description"], &fields)
         )?;
@@ -136,13 +135,30 @@ fn row(path: &str, schema: &Value, required: bool) -> Vec<String> {
         Value::String(text) => code(text),
         value => code(&number(value)),
     };
+    let (description, stated) = split(text(schema, "description"));
     vec![
         code(path),
         type_of(schema),
         default,
-        bounds(schema).join(", "),
-        text(schema, "description").to_owned(),
+        stated.unwrap_or_else(|| bounds(schema).join(", ")),
+        description,
     ]
+}
+
+/// Splits the bounds and the default from a description, whose last sentences state them for `kubectl explain`. The stated
+/// bounds are easier to read than those of the schema, where for example a duration is a pattern.
+fn split(description: &str) -> (String, Option<String>) {
+    let text = paragraph(description);
+    let text = match text.rsplit_once(" Defaults to ") {
+        Some((text, default)) if !default.contains(". ") => text,
+        _ => &text,
+    };
+    for must in [" Must be ", " Must have "] {
+        if let Some((text, bounds)) = text.rsplit_once(must) {
+            return (text.to_owned(), Some(bounds.trim_end_matches('.').to_owned()));
+        }
+    }
+    (text.to_owned(), None)
 }
 
 fn type_of(schema: &Value) -> String {
@@ -150,7 +166,10 @@ fn type_of(schema: &Value) -> String {
         return "integer or string".to_owned();
     }
     match text(schema, "type") {
-        "array" => format!("array of {}s", type_of(&schema["items"])),
+        "array" => {
+            let item = type_of(&schema["items"]);
+            format!("array of {}s", item.split(',').next().unwrap_or_default())
+        }
         "object" if schema["x-kubernetes-preserve-unknown-fields"] == true => "object, free-form".to_owned(),
         "" => "any".to_owned(),
         name => name.to_owned(),
@@ -182,28 +201,6 @@ fn bounds(schema: &Value) -> Vec<String> {
         bounds.push(code(pattern));
     }
     bounds
-}
-
-/// Replaces bounds that many fields share (the patterns of durations and sizes) by a letter, and returns what the letters
-/// stand for.
-fn legend(fields: &mut [Vec<String>]) -> String {
-    const BOUNDS: usize = 3;
-    const MANY: usize = 2;
-    let mut legend = String::new();
-    let mut letters = 'A'..='Z';
-    for index in 0..fields.len() {
-        let bounds = fields[index][BOUNDS].clone();
-        let sharing = fields.iter().filter(|field| field[BOUNDS] == bounds).count();
-        if !bounds.contains('^') || sharing < MANY {
-            continue;
-        }
-        let Some(letter) = letters.next() else { break };
-        let _ = write!(legend, "*{letter}*: {bounds}\n\n");
-        for field in fields.iter_mut().filter(|field| field[BOUNDS] == bounds) {
-            field[BOUNDS] = format!("*{letter}*");
-        }
-    }
-    legend
 }
 
 /// A CRD holds all bounds as floating point numbers; most of them are whole.
@@ -277,18 +274,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_several_fields_share_is_written_once() {
-        let field = |bounds: &str| ["", "", "", bounds, ""].map(str::to_owned).to_vec();
-        let mut fields = vec![
-            field("`^a$`"),
-            field("1 to 2"),
-            field("`^b$`"),
-            field("`^b$`"),
-            field("1 to 2"),
-        ];
-        assert_eq!(legend(&mut fields), "*A*: `^b$`\n\n");
-        let bounds: Vec<_> = fields.iter().map(|field| field[3].as_str()).collect();
-        assert_eq!(bounds, ["`^a$`", "1 to 2", "*A*", "*A*", "1 to 2"]);
+    fn bounds_and_default_that_the_description_states_move_to_their_columns() {
+        let text = "Period of the rate. Must be 1s to 24h. Defaults to `1s`.";
+        assert_eq!(split(text), ("Period of the rate.".into(), Some("1s to 24h".into())));
+        assert_eq!(
+            split("Items. Must have 1 to 9 items."),
+            ("Items.".into(), Some("1 to 9 items".into()))
+        );
+        assert_eq!(split("Plain."), ("Plain.".into(), None));
+        let early = "Name. Defaults to another name. Can't be changed.";
+        assert_eq!(split(early), (early.into(), None));
     }
 
     #[test]
