@@ -39,10 +39,15 @@ const MAX_ATTEMPTS: i64 = 5;
 /// The settings that the operator passes to the container.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// URLs of the NATS servers, separated by commas.
     pub nats_url: String,
+    /// Path of the NATS credentials file, if credentials are configured.
     pub nats_creds: Option<PathBuf>,
+    /// Name of the group's stream.
     pub stream: String,
+    /// Name of the group's consumer.
     pub consumer: String,
+    /// Most tasks that this pod may run at once.
     pub max_inflight: usize,
     /// The broker redelivers a task after this time without a heartbeat.
     pub ack_wait: Duration,
