@@ -73,7 +73,7 @@ pub async fn make(run: &Run<'_>) -> (Verdict, TaskReport) {
 
 /// Has the handler make the attempt. A panic fails this attempt, and nothing else.
 async fn contained(handler: &Handler, attempt: &Attempt<'_>) -> AttemptResult {
-    // What a panic leaves half done is the attempt's own, and dropped with it.
+    // A panic leaves nothing half done but the attempt's own state, which is dropped with it.
     let result = AssertUnwindSafe(handler.run(attempt)).catch_unwind().await;
     result.unwrap_or_else(|panic| {
         let message = message(panic.as_ref());
