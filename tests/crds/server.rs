@@ -120,9 +120,9 @@ async fn a_null_is_the_same_as_nothing() {
 #[tokio::test]
 async fn sizes_are_numbers_or_quantities() {
     for size in [json!(0), json!(1_048_576), json!("1048576"), json!("1Mi"), json!("3G")] {
-        let spec = json!({"concurrency": 1, "storage": {"maxTaskSize": size}});
+        let spec = json!({"concurrency": 1, "storage": {"maxBytes": size}});
         let spec = create(object("TaskGroup", "acme", &spec)).await.unwrap();
-        assert_eq!(spec["storage"]["maxTaskSize"], size);
+        assert_eq!(spec["storage"]["maxBytes"], size);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod kubectl;
 pub mod nats;
 pub mod process;
 pub mod proxy;
+pub mod refusal;
 pub mod requests;
 pub mod scratch;
 pub mod tools;
