@@ -29,6 +29,22 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// # Errors
 /// Arguments that can't be used, or a service that failed.
 pub async fn run(args: &Args, queues: Vec<Queue>, handler: Handler, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let health = Health::starting("starting");
+    let (runtime, services) = start(args, queues, handler, health, shutdown).await?;
+    let ended = services.run().await;
+    runtime.broker().close().await;
+    tracing::info!("stopped");
+    ended
+}
+
+/// Starts the services of the process.
+async fn start(
+    args: &Args,
+    queues: Vec<Queue>,
+    handler: Handler,
+    health: Health,
+    shutdown: CancellationToken,
+) -> anyhow::Result<(Arc<Runtime>, Supervisor)> {
     let broker = Broker::connect(&args.nats, "worker").await?;
     let mut registry = Registry::default();
     let runtime = Arc::new(Runtime::new(broker, handler, &mut registry, shutdown.clone()));
@@ -36,7 +52,6 @@ pub async fn run(args: &Args, queues: Vec<Queue>, handler: Handler, shutdown: Ca
         .into_iter()
         .map(|queue| Group::new(runtime.clone(), queue))
         .unzip();
-    let health = Health::starting("starting");
     let readiness = ProcessReadiness::new(health.clone());
     let drained = Drained::default();
     let listener = admin::listen(args.serve.admin_addr).await?;
@@ -104,10 +119,7 @@ pub async fn run(args: &Args, queues: Vec<Queue>, handler: Handler, shutdown: Ca
         admin_shutdown.cancel();
         Ok(())
     });
-    let ended = services.run().await;
-    runtime.broker().close().await;
-    tracing::info!("stopped");
-    ended
+    Ok((runtime, services))
 }
 
 /// Waits for the end of all groups, and then for what outlives their tasks.
@@ -127,4 +139,59 @@ async fn wind_up(
         group.rate().close().await;
     }
     drained.finish().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::ServeArgs,
+        broker::NatsArgs,
+        telemetry::LogFormat,
+        worker::{AttemptResult, HandlerArgs},
+    };
+
+    /// A worker that finds no NATS, with one more service.
+    async fn ended_by(service: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> (String, Health) {
+        let args = Args {
+            nats: NatsArgs {
+                nats_url: vec!["nats://127.0.0.1:1".into()],
+                nats_creds: None,
+            },
+            serve: ServeArgs {
+                admin_addr: ([127, 0, 0, 1], 0).into(),
+                log_format: LogFormat::Text,
+                log: "warn".into(),
+            },
+            namespace: "crawl".into(),
+            queue: "acme".into(),
+            handler: HandlerArgs::default(),
+            no_env: true,
+        };
+        let handler = Handler::InProcess(Arc::new(|_| Box::pin(async { AttemptResult::TimedOut })));
+        let queues = vec![Queue::new("crawl", "acme"), Queue::new("crawl", "initech")];
+        let health = Health::starting("starting");
+        let started = start(&args, queues, handler, health.clone(), CancellationToken::new()).await;
+        let (runtime, mut services) = started.expect("a worker");
+        services.background("one more", service);
+        let error = services.run().await.expect_err("it ended early");
+        assert!(runtime.stopping().is_cancelled(), "nothing new starts");
+        (format!("{error:#}"), health)
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_or_panics_ends_the_worker_and_is_named() {
+        for (panics, says) in [
+            (false, "the service \"one more\" ended unexpectedly"),
+            (true, "the service \"one more\" failed"),
+        ] {
+            let (error, health) = ended_by(async move {
+                assert!(!panics, "no such luck");
+                Ok(())
+            })
+            .await;
+            assert!(error.starts_with(says), "{error}");
+            assert_eq!(health.dead_because(), Some(error), "/livez");
+        }
+    }
 }

@@ -101,7 +101,7 @@ async fn a_callback_that_takes_long_holds_no_slot_and_is_made_by_another_worker_
     })
     .await;
     worker.kill();
-    until("the callback is cut off", async || slow.books.running() == 0).await;
+    until("the callback is aborted", async || slow.books.running() == 0).await;
     hold.release(1);
     let _other = bed.ready_worker(&handler.url()).await;
     until("the callback is made", async || slow.books.calls().len() == 2).await;

@@ -6,7 +6,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_running_task_is_cut_off_and_removed_before_the_answer() {
+async fn a_running_task_is_aborted_and_removed_before_the_answer() {
     let bed = Bed::with(&Group::default().concurrency(1)).await;
     let hold = Hold::new();
     let handler = held(&hold).await;
@@ -49,7 +49,7 @@ async fn a_task_that_was_cancelled_while_it_was_queued_is_not_started_but_a_late
 }
 
 #[tokio::test]
-async fn a_task_that_waits_in_hand_for_its_start_was_queued() {
+async fn a_delivered_task_that_waits_for_its_start_was_queued() {
     let (bed, handler, _worker) = one_waits(&Group::default().rate(1, 3_600_000, 1), 2).await;
     assert_eq!(bed.ask_to_cancel("1", 2).await, "queued");
     bed.empty_queue().await;

@@ -284,7 +284,7 @@ async fn a_task_whose_keeper_is_killed_dies_too() {
 }
 
 #[tokio::test]
-async fn a_cut_off_task_is_killed() {
+async fn an_aborted_task_is_killed() {
     let shell = Shell::with(&Group::default().concurrency(1).ack_wait(3)).await;
     let worker = shell.worker(FAMILY).await;
     shell.bed.publish("cut", "").await;

@@ -17,7 +17,7 @@ async fn the_tasks_of_a_killed_worker_run_again_on_another_and_none_is_lost() {
     bed.publish_many(20).await;
     until("three run", async || doomed.books.running() == 3).await;
     killed.kill();
-    until("they are cut off", async || doomed.books.running() == 0).await;
+    until("they are aborted", async || doomed.books.running() == 0).await;
 
     let _worker = bed.ready_worker(&other.url()).await;
     hold.release(100);
@@ -104,7 +104,7 @@ async fn a_worker_that_loses_nats_cuts_its_tasks_off_and_they_run_again() {
     until("two run", async || handler.books.running() == 2).await;
     bed.nats.stop();
     worker.not_ready("no connection to NATS").await;
-    until("both are cut off", async || handler.books.aborted() == 2).await;
+    until("both are aborted", async || handler.books.aborted() == 2).await;
     assert_eq!(worker.metric("taskgroup_worker_leases_lost_total").await, 2.0);
 
     bed.nats.resume().await;
@@ -112,7 +112,7 @@ async fn a_worker_that_loses_nats_cuts_its_tasks_off_and_they_run_again() {
     hold.release(100);
     bed.empty_queue().await;
     assert_eq!(handler.books.tasks().into_iter().collect::<BTreeSet<_>>(), numbers(5));
-    assert_eq!(handler.books.calls().len(), 7, "the two that were cut off ran twice");
+    assert_eq!(handler.books.calls().len(), 7, "the two that were aborted ran twice");
     assert_eq!(handler.books.peak(), 2);
 }
 
@@ -158,7 +158,7 @@ async fn a_crash_of_nats_in_the_middle_loses_nothing_and_keeps_the_limit() {
 }
 
 #[tokio::test]
-async fn what_nats_forgot_to_have_delivered_is_cut_off_before_another_worker_gets_it() {
+async fn what_nats_forgot_to_have_delivered_is_aborted_before_another_worker_gets_it() {
     let mut group = Group::default().concurrency(4);
     group.settings.max_inflight = 3;
     let bed = Bed::with(&group).await;

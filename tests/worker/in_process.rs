@@ -158,7 +158,7 @@ async fn a_panic_fails_the_attempt_of_one_task_and_nothing_else() {
 /// A group of this name, by its own settings.
 fn group(name: &str, concurrency: i64) -> Group {
     let mut group = Group::default().concurrency(concurrency);
-    group.settings.group = name.to_owned();
+    name.clone_into(&mut group.settings.group);
     group
 }
 

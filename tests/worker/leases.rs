@@ -89,14 +89,14 @@ async fn a_worker_that_is_cut_off_from_nats_runs_nothing_that_another_runs() {
     let _other = bed.ready_worker(&near.url()).await;
     proxy.cut();
     until("they run on the other", async || near.books.running() == 3).await;
-    assert_eq!(far.books.aborted(), 3, "they were cut off before");
+    assert_eq!(far.books.aborted(), 3, "they were aborted before");
     proxy.restore();
     cut_off.ready().await;
     hold.release(100);
     bed.empty_queue().await;
     assert_eq!(joint.peak(), 3);
     assert_eq!(joint.tasks().into_iter().collect::<BTreeSet<_>>(), numbers(12));
-    assert_eq!(joint.calls().len(), 15, "only what was cut off ran twice");
+    assert_eq!(joint.calls().len(), 15, "only what was aborted ran twice");
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn a_connection_that_is_silent_is_as_good_as_none() {
 }
 
 #[tokio::test]
-async fn a_hand_over_that_arrives_when_another_worker_has_the_task_is_void() {
+async fn a_transfer_that_arrives_when_another_worker_has_the_task_is_void() {
     // To the delays, and to the dead letters.
     for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::UNPROCESSABLE_ENTITY] {
         fails_into_a_silence(status).await;

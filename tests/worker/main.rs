@@ -13,7 +13,6 @@ mod support;
 mod bed;
 mod callbacks;
 mod cancel;
-mod closing;
 mod exec;
 mod faults;
 mod handler;
@@ -28,6 +27,7 @@ mod relay;
 mod retries;
 mod shutdown;
 mod start;
+mod throttling;
 
 use bed::{Bed, Group, until};
 use handler::{Books, Handler, Hold, held, ok, quick};

@@ -145,7 +145,7 @@ async fn a_pod_that_loses_nats_cuts_its_tasks_off() {
     bed.publish_many(2).await;
     until("two run", async || books.running.load(SeqCst) == 2).await;
     bed.nats.stop();
-    until("both are cut off", async || books.running.load(SeqCst) == 0).await;
+    until("both are aborted", async || books.running.load(SeqCst) == 0).await;
     bed.nats.resume().await;
     bed.connected().await;
     hold.release(2);

@@ -109,7 +109,7 @@ async fn a_refused_task_is_dead_at_once() {
 }
 
 #[tokio::test]
-async fn an_attempt_is_cut_off_at_its_time_limit_and_counts_as_failed() {
+async fn an_attempt_is_aborted_at_its_time_limit_and_counts_as_failed() {
     let mut group = Group::default().max_attempts(2);
     group.settings.task_timeout_ms = 200;
     let bed = Bed::with_relay(&group).await;

@@ -191,7 +191,7 @@ async fn a_faster_rate_holds_for_the_tasks_that_wait_already() {
     assert_eq!(
         worker.metric("taskgroup_worker_in_flight").await,
         1.0,
-        "one waits in hand, no more"
+        "one is in flight and waits, no more"
     );
     let group = group.rate(500, 1000, 1);
     bed.change(&group).await;
@@ -336,5 +336,5 @@ async fn a_task_that_waits_for_its_start_keeps_its_lease() {
     bed.publish_many(2).await;
     bed.empty_queue().await;
     let attempts: Vec<_> = handler.books.calls().iter().map(Call::attempt).collect();
-    assert_eq!(attempts, [1, 1], "six seconds in hand, and ackWait is two");
+    assert_eq!(attempts, [1, 1], "six seconds in flight, and ackWait is two");
 }

@@ -113,7 +113,7 @@ async fn a_task_that_went_on_elsewhere_but_whose_ack_was_lost_is_not_run() {
         delivery
             .nak(std::time::Duration::ZERO, std::time::Duration::from_secs(5))
             .await
-            .expect("handed back");
+            .expect("a NAK");
         let handler = Handler::start(|_| async { ok() }).await;
         let worker = bed.ready_worker(&handler.url()).await;
         until("the queue is empty", async || {

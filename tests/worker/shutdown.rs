@@ -68,7 +68,7 @@ async fn workers_that_come_and_go_run_each_task_exactly_once() {
         worker = next;
     }
     bed.empty_queue().await;
-    // With one attempt each, a task that was handed back, or delivered to nobody, would be dead now.
+    // With one attempt each, a task that was requeued, or delivered to nobody, would be dead now.
     assert_eq!(bed.nats.messages(taskgroup::protocol::subject::DEAD_STREAM).await, 0);
     assert_eq!(handler.books.calls().len(), 4000);
     assert!(
@@ -79,7 +79,7 @@ async fn workers_that_come_and_go_run_each_task_exactly_once() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_finished_in_time_is_handed_back() {
+async fn what_can_not_be_finished_in_time_is_requeued() {
     let mut group = Group::default();
     group.settings.task_timeout_ms = 1000;
     let bed = Bed::empty().await;

@@ -13,39 +13,21 @@ use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
 
 /// Makes the attempt of a run.
 pub async fn make(run: &Run<'_>) -> (Verdict, TaskReport) {
-    let (group, task, settings) = (run.group(), run.task(), run.config().settings());
-    let metrics = group.metrics();
+    let (group, settings) = (run.group(), run.config().settings());
     let begun = Instant::now();
-    metrics.attempt_begins(task.stored().age(group.now()));
-    let keep = if outcome::wants_callback(task) {
-        outcome::largest_body(group.broker())
-    } else {
-        MAX_ERROR
-    };
-    let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
-    let trace = Trace::of(&headers);
-    let trace_id = trace.id();
-    let attempt = Attempt {
-        id: run.id(),
-        number: run.attempt(),
-        headers,
-        trace,
-        payload: task.payload(),
-        keep,
-        settings,
-        ack_wait: run.config().ack_wait(),
-    };
+    group.metrics().attempt_begins(run.task().stored().age(group.now()));
+    let attempt = prepare(run);
     let result = contained(group.runtime().handler(), &attempt).await;
     let duration = begun.elapsed();
     let kind = result.kind();
-    metrics.attempt_ended(kind, duration);
+    group.metrics().attempt_ended(kind, duration);
     if let AttemptResult::NoConnection(why) = &result {
         group.runtime().gate().refused(why);
     }
     let verdict = outcome::judge(&result, attempt.number, settings.max_attempts);
     tracing::info!(
         call_id = run.id(),
-        %trace_id,
+        trace_id = %attempt.trace.id(),
         group = settings.group,
         attempt = attempt.number,
         max_attempts = settings.max_attempts,
@@ -71,9 +53,29 @@ pub async fn make(run: &Run<'_>) -> (Verdict, TaskReport) {
     }
 }
 
+/// The attempt as the handler gets it. Not a part of `make`, whose future would keep room for each piece of it.
+fn prepare<'a>(run: &Run<'a>) -> Attempt<'a> {
+    let (task, config) = (run.task(), run.config());
+    let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
+    Attempt {
+        id: run.id(),
+        number: run.attempt(),
+        trace: Trace::of(&headers),
+        headers,
+        payload: task.payload(),
+        keep: if outcome::wants_callback(task) {
+            outcome::largest_body(run.group().broker())
+        } else {
+            MAX_ERROR
+        },
+        settings: config.settings(),
+        ack_wait: config.ack_wait(),
+    }
+}
+
 /// Has the handler make the attempt. A panic fails this attempt, and nothing else.
 async fn contained(handler: &Handler, attempt: &Attempt<'_>) -> AttemptResult {
-    // What a panic leaves half done is the attempt's own, and dropped with it.
+    // A panic leaves nothing half done but the attempt's own state, which is dropped with it.
     let result = AssertUnwindSafe(handler.run(attempt)).catch_unwind().await;
     result.unwrap_or_else(|panic| {
         let message = message(panic.as_ref());

@@ -26,7 +26,7 @@ enum Standing {
     Broker(String),
 }
 
-/// What may be done about pulls.
+/// The use of pulls at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulling {
     /// Tasks may be pulled.
@@ -47,14 +47,13 @@ pub struct Conditions {
     /// The number of the connection, and the server at its other end.
     epoch: u64,
     server: Option<String>,
-    /// What was said last.
+    /// The standing that was logged last.
     said: Standing,
 }
 
 /// The conditions at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// What may be done about pulls.
     pub pulling: Pulling,
     /// The number of the connection.
     pub epoch: u64,
@@ -75,7 +74,7 @@ impl Conditions {
     pub fn new(group: Arc<Group>, readiness: GroupReadiness) -> Self {
         Self {
             state: group.state().subscribe(),
-            handler: group.runtime().gate().closed(),
+            handler: group.runtime().gate().unavailable(),
             link: group.broker().link(),
             group,
             readiness,

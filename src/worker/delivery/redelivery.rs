@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time;
 
-/// Deliveries whose transfers are kept out. A connection that stands still is given up within seconds, and a delivery
+/// Most deliveries whose transfers are kept out. A connection that stands still is given up within seconds, and a delivery
 /// takes at least one, so no more can be on their way.
 const BURIED: u32 = 64;
 

@@ -63,7 +63,7 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
     };
     let outcome = match verdict {
         Ok(outcome) => outcome,
-        Err(verdict) => Box::pin(outcome::settle(&run, verdict, &TaskReport::unhandled())).await,
+        Err(verdict) => Box::pin(outcome::settle(&run, verdict, TaskReport::unhandled())).await,
     };
     group.metrics().task(outcome.as_str());
     match outcome {
@@ -82,11 +82,11 @@ async fn steps(run: &Run<'_>, turn: Option<Turn>) -> TaskOutcome {
     if (run.task().delivered() > 1 || run.history().origin.is_some())
         && let Err(verdict) = Box::pin(redelivery::check(run)).await
     {
-        return settle(run, verdict, &TaskReport::unhandled()).await;
+        return Box::pin(outcome::settle(run, verdict, TaskReport::unhandled())).await;
     }
     let changed = match admission::admit(run, turn).await {
         Ok(changed) => changed,
-        Err(verdict) => return settle(run, verdict, &TaskReport::unhandled()).await,
+        Err(verdict) => return Box::pin(outcome::settle(run, verdict, TaskReport::unhandled())).await,
     };
     // A change while the task waited for its start counts for the attempt.
     let run = &changed.as_deref().map_or(*run, |config| run.with(config));
@@ -94,10 +94,5 @@ async fn steps(run: &Run<'_>, turn: Option<Turn>) -> TaskOutcome {
     if verdict == Verdict::Done && !outcome::wants_callback(run.task()) {
         return TaskOutcome::Done;
     }
-    settle(run, verdict, &report).await
-}
-
-/// Boxed, as most tasks are done and want no callback.
-async fn settle(run: &Run<'_>, verdict: Verdict, report: &TaskReport) -> TaskOutcome {
     Box::pin(outcome::settle(run, verdict, report)).await
 }

@@ -26,7 +26,6 @@ pub struct Observed {
 }
 
 impl GroupConfig {
-    /// The settings that the operator wrote.
     pub fn settings(&self) -> &WorkerSettings {
         &self.settings
     }

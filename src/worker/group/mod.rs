@@ -74,12 +74,10 @@ impl Group {
         &self.runtime
     }
 
-    /// The connection to NATS.
     pub fn broker(&self) -> &Broker {
         self.runtime.broker()
     }
 
-    /// What the process counts.
     pub fn metrics(&self) -> &Metrics {
         self.runtime.metrics()
     }
@@ -89,12 +87,10 @@ impl Group {
         self.runtime.now()
     }
 
-    /// The queue of the group.
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// What is known of the group.
     pub fn state(&self) -> &GroupState {
         &self.state
     }
@@ -104,17 +100,14 @@ impl Group {
         &self.in_flight
     }
 
-    /// The slots of the group in this process.
     pub fn slots(&self) -> &Share {
         &self.slots
     }
 
-    /// The acks on their way to the broker.
     pub fn acks(&self) -> &Acks {
         &self.acks
     }
 
-    /// The rate that tasks start at.
     pub fn rate(&self) -> &RateGate {
         &self.rate
     }

@@ -47,37 +47,30 @@ impl<'a> Run<'a> {
         Run { config, ..*self }
     }
 
-    /// The group of the task.
     pub fn group(&self) -> &'a Group {
         self.group
     }
 
-    /// The task as it was delivered.
     pub fn task(&self) -> &'a Delivery {
         self.task
     }
 
-    /// Id of the task.
     pub fn id(&self) -> &'a str {
         self.id
     }
 
-    /// The task among those in flight.
     pub fn in_flight(&self) -> &'a InFlightTask {
         self.in_flight
     }
 
-    /// The lease on the task.
     pub fn lease(&self) -> &'a Lease<'a> {
         self.lease
     }
 
-    /// The configuration that the run keeps to.
     pub fn config(&self) -> &'a GroupConfig {
         self.config
     }
 
-    /// What the task has been through before this delivery.
     pub fn history(&self) -> &'a History {
         self.history
     }

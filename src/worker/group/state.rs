@@ -1,4 +1,5 @@
-//! What is known of a group. Only this file writes it; the methods say who has something to tell.
+//! The state of a group as this process knows it. Only this file writes it. Each method is for one who has something to
+//! tell: the watch of the consumer, a handler that throttles, the operator's notice, the pull loop.
 
 use super::config::{GroupConfig, Observed};
 use crate::protocol::settings::Rate;
@@ -13,7 +14,7 @@ use tokio::sync::{
 /// refuse them say so within moments.
 const SAME: Duration = Duration::from_millis(500);
 
-/// What is known of a group at one moment.
+/// The state of a group at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupSnapshot {
     /// The configuration last read. Tasks in flight go on by it even while the consumer is away.
@@ -22,7 +23,7 @@ pub struct GroupSnapshot {
     paused_until: Option<Timestamp>,
 }
 
-/// What is known of a group, from one moment to the next.
+/// The state of a group, which changes can be awaited of.
 pub struct GroupState {
     now: Sender<GroupSnapshot>,
     /// The rate by itself, so that those who wait by it are woken by nothing else.
@@ -77,17 +78,16 @@ impl GroupState {
         }
     }
 
-    /// What is known now.
     pub fn snapshot(&self) -> Ref<'_, GroupSnapshot> {
         self.now.borrow()
     }
 
-    /// What is known; changes can be awaited.
+    /// The state, whose changes can be awaited.
     pub fn subscribe(&self) -> Receiver<GroupSnapshot> {
         self.now.subscribe()
     }
 
-    /// The group's rate; changes can be awaited.
+    /// The group's rate, whose changes can be awaited.
     pub fn rate(&self) -> Receiver<Option<Rate>> {
         self.rate.subscribe()
     }

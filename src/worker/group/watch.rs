@@ -1,4 +1,4 @@
-//! Keeps what is known of a group up to date, and the server's time.
+//! Keeps the state of a group up to date, and the server's time.
 //!
 //! The consumer is read at start, on the operator's notice, after every reconnect, when the pull loop finds the consumer
 //! gone, and about every 30 seconds, which makes up for a missed notice.

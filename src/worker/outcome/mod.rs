@@ -76,8 +76,8 @@ impl TaskOutcome {
 }
 
 /// Does what `verdict` says, and makes the task's callback with `report` where the task ends.
-pub async fn settle(run: &Run<'_>, verdict: Verdict, report: &TaskReport) -> TaskOutcome {
-    if matches!(verdict, Verdict::Done | Verdict::Dead(_)) && callback::begin(run, report).await == Transfer::Lost {
+pub async fn settle(run: &Run<'_>, verdict: Verdict, report: TaskReport) -> TaskOutcome {
+    if matches!(verdict, Verdict::Done | Verdict::Dead(_)) && callback::begin(run, &report).await == Transfer::Lost {
         return lost(run);
     }
     match verdict {

@@ -66,7 +66,7 @@ struct Inner {
     /// The right to reserve. One task reserves for all.
     reserving: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
-    /// Whether the log says already that nothing can be reserved.
+    /// The log says already that nothing can be reserved.
     complained: AtomicBool,
 }
 
@@ -90,16 +90,16 @@ struct Line {
 
 #[derive(Default)]
 struct Memory {
-    /// The last state of the group known, and its number; `None` before the first read.
+    /// The last known state of the group, and its number; `None` before the first read.
     shared: Option<Shared>,
     number: u64,
-    /// Whether it is the last one for all we know, so that the next change can be built on it.
+    /// The state is the latest as far as this worker knows, so that the next change can be built on it.
     current: bool,
     /// Reserved slots that no task has.
     slots: BTreeSet<u64>,
     /// The interval of the rate that they were reserved by.
     interval: u64,
-    /// How long it takes from the question for a slot to the start, about, in nanoseconds.
+    /// The time from the request for a slot to the start, about, in nanoseconds.
     delay: u64,
 }
 

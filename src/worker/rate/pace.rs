@@ -11,30 +11,30 @@
 use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
 use std::time::Duration;
 
-/// How much longer than `per / tasks` the slots are apart, in thousandths.
+/// Slots are further apart than `per / tasks` by so many thousandths.
 const SLACK: u64 = 5;
 
 /// Tasks of so much time are pulled before they may start, so that the way to NATS costs no start.
 const AHEAD: Duration = Duration::from_millis(20);
 
-/// Most workers of a group (the operator makes no more pods). What they can have reserved ahead together
-/// bounds how far ahead the next slot can be: one further ahead is from before the server's clock was set back.
+/// Most workers of a group, as the operator makes no more pods. What they can have reserved ahead together bounds how far
+/// ahead the next slot can be. A slot further ahead is from before the server's clock was set back.
 const WORKERS: u64 = 500;
 
-/// A rate, as its slots have it.
+/// A rate as the times of its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Between slots.
+    /// The time between two slots.
     pub interval: u64,
-    /// How long before now the first slot may lie: the starts saved up, but one.
+    /// The first slot may lie so long before now, for the starts that are saved up, but one.
     saved: u64,
-    /// How long after its slot a task may not start any more.
+    /// A task may not start any more so long after its slot.
     lateness: u64,
     /// Most tasks of one worker that wait for their start.
     pub ahead: u32,
 }
 
-/// Whether a task may start by its slot.
+/// The moment at which a task may start by its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Now.
@@ -46,7 +46,7 @@ pub enum When {
 }
 
 impl Pace {
-    /// That of a rate.
+    /// The pace of a rate.
     pub fn of(rate: Rate) -> Self {
         let per = rate.per_ms.max(1).saturating_mul(1_000_000);
         let tasks = rate.tasks.max(1);
@@ -79,7 +79,7 @@ impl Pace {
         (slots, shared)
     }
 
-    /// What is shared once `slots`, which were reserved and will not be used, are free again.
+    /// Frees `slots`, which were reserved and will not be used, and says what is shared from then on.
     pub fn give_back(&self, before: Option<&Shared>, now: u64, slots: &[u64]) -> Shared {
         let mut shared = self.at_present(before, now);
         shared.free.extend(slots.iter().filter(|slot| **slot < shared.next));
@@ -87,7 +87,7 @@ impl Pace {
         shared
     }
 
-    /// What is shared, by this rate.
+    /// The shared state, by this rate.
     fn at_present(&self, before: Option<&Shared>, now: u64) -> Shared {
         let furthest = self
             .interval
@@ -102,7 +102,7 @@ impl Pace {
                 next: shared.next.min(now.saturating_add(furthest)),
                 ..shared.clone()
             },
-            // The rate was changed: the next start is not further away than the new one has it.
+            // The rate was changed. The next start is not further away than the new rate has it.
             Some(shared) => Shared {
                 next: shared.next.min(now.saturating_add(self.interval)),
                 interval: self.interval,
@@ -111,10 +111,10 @@ impl Pace {
         }
     }
 
-    /// Whether a task may start by `slot` at `now`, give or take `error`.
+    /// Tells when a task may start by `slot`, seen from `now`, give or take `error`.
     pub fn when(&self, slot: u64, now: u64, error: u64) -> When {
-        // For certain not before the slot, and for certain not too late. An error that leaves no time
-        // between is not believed: better a start more or less than none.
+        // A start is for certain neither before the slot nor too late. An error that leaves no time between the two is
+        // not believed, as a start more or less is better than none.
         let error = error.min(self.lateness / 4);
         if now.saturating_add(error) >= slot.saturating_add(self.lateness) {
             When::Never
@@ -131,7 +131,7 @@ impl Pace {
         now.checked_sub(next).map_or(0, |since| since / self.interval + 1)
     }
 
-    /// When to reserve slots for tasks that came while those before them still wait.
+    /// The time to reserve slots for tasks that came while others still wait.
     pub fn reserve_at(&self, shared: &Shared) -> u64 {
         if shared.interval == self.interval && self.ahead > 1 {
             shared

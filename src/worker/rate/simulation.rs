@@ -1,5 +1,5 @@
-//! Workers that share a rate, in simulated time: slow networks, late timers, wrong clocks, pods that come and
-//! go. Every window of `per` is counted afterwards.
+//! Workers that share a rate, in simulated time, with slow networks, late timers, wrong clocks, and pods that come and go.
+//! Afterwards the starts in every window of `per` are counted.
 
 use super::pace::{Pace, When};
 use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
@@ -9,19 +9,19 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 const MS: u64 = 1_000_000;
 const BEGIN: u64 = 1_790_000_000_000 * MS;
 
-/// How good the world is.
+/// The world that the workers run in.
 #[derive(Clone, Copy, Debug)]
 struct World {
     pods: usize,
-    /// Longest way of a message between worker and server.
+    /// The longest time that a message takes between worker and server.
     way: u64,
-    /// Which delay from reservation to start is reckoned with.
+    /// The delay from reservation to start that reservations reckon with.
     delay: u64,
-    /// Furthest that a pod's clock is off; each pod knows that it may be.
+    /// The largest error of a pod's clock. Each pod knows that its clock may be wrong by so much.
     off: u64,
-    /// How late tasks wake up, as a share of what is allowed.
+    /// The lateness of tasks, as a share of what is allowed.
     late: f64,
-    /// Whether pods die and are replaced, and tasks are sometimes missing.
+    /// Pods die and are replaced, and tasks are sometimes missing.
     unrest: bool,
 }
 
@@ -29,20 +29,20 @@ struct World {
 enum Event {
     /// A task comes to a pod.
     Task,
-    /// It reserves.
+    /// The pod reserves.
     Reserve,
-    /// Its reservation is at the server.
+    /// The reservation arrives at the server.
     Write {
         expected: u64,
         slots: Vec<u64>,
         next: u64,
         free: Vec<u64>,
     },
-    /// The server's word is back: the slots, if it was taken.
+    /// The server's answer arrives, with the slots if the reservation was accepted.
     Answer(Option<Vec<u64>>),
-    /// Its task with this slot wakes up.
+    /// The task with this slot wakes up.
     Wake(u64),
-    /// It is killed, or ends in order.
+    /// The pod is killed, or ends in good order.
     End { killed: bool },
 }
 
@@ -61,7 +61,7 @@ struct Simulation {
     rng: StdRng,
     world: World,
     pace: Pace,
-    /// How late tasks may wake up.
+    /// The lateness that is allowed.
     allowed: u64,
     now: u64,
     events: BinaryHeap<Reverse<(u64, u64, usize, Event)>>,
@@ -71,7 +71,7 @@ struct Simulation {
     shared: Option<Shared>,
     starts: Vec<u64>,
     missed: usize,
-    /// Whether timers are late at present: machines have moods.
+    /// Timers are late at present. Machines have moods.
     held_up: bool,
 }
 

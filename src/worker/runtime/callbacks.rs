@@ -1,4 +1,4 @@
-//! The callbacks that this process makes: how many at once, and whether all are over.
+//! Bounds the callbacks that this process makes at once, and waits for the last ones.
 
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

@@ -49,7 +49,7 @@ impl Answer {
         self.error + now.saturating_duration_since(self.at) / DRIFT
     }
 
-    /// Whether both can be right.
+    /// Tells whether both answers can be right.
     fn agrees(&self, other: &Self, now: Instant) -> bool {
         let apart = self.time(now).duration_since(other.time(now)).unsigned_abs();
         apart <= self.error(now) + other.error(now)
@@ -66,7 +66,7 @@ impl Clock {
             error,
         };
         let mut answers = self.0.lock();
-        // What the newest answer contradicts is from before the server's clock was set, or from another server.
+        // Older answers that contradict the newest are from before the server's clock was set, or from another server.
         answers.last.retain(|before| before.agrees(&answer, answered));
         answers.last.push_back(answer);
         if answers.last.len() > REMEMBERED {

@@ -1,5 +1,5 @@
-//! Whether the handler is there. While it is not (its container still starts, or crashed; its program is missing), the
-//! worker asks for no tasks, as each would use up an attempt.
+//! The gate before the handler. While the handler is unavailable (its container still starts, or crashed; its program is
+//! missing), the worker pulls no tasks, as each would use up an attempt.
 
 use crate::worker::{
     backoff::Backoff,
@@ -11,13 +11,13 @@ use tokio::{sync::watch, time};
 /// How long one try to connect may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The gate before the handler. It is closed until the handler was found.
+/// The gate before the handler. The handler counts as unavailable until it was found.
 pub struct Gate {
     behind: Behind,
-    closed: watch::Sender<Option<String>>,
+    unavailable: watch::Sender<Option<String>>,
 }
 
-/// What is behind the gate.
+/// A handler as the gate sees it.
 enum Behind {
     /// A server, which has to take connections.
     Server(Door),
@@ -30,7 +30,7 @@ enum Behind {
 impl Gate {
     /// The gate before a handler.
     pub fn before(handler: &Handler) -> Self {
-        let (behind, closed) = match handler {
+        let (behind, unavailable) = match handler {
             Handler::Http(handler) => {
                 let door = handler.door();
                 let reason = format!("waiting for the handler to take connections on {}", door.place());
@@ -45,38 +45,38 @@ impl Gate {
         };
         Self {
             behind,
-            closed: watch::Sender::new(closed),
+            unavailable: watch::Sender::new(unavailable),
         }
     }
 
-    /// Why the gate is closed, or `None` while it is open; changes can be awaited.
-    pub fn closed(&self) -> watch::Receiver<Option<String>> {
-        self.closed.subscribe()
+    /// Tells why the handler is unavailable, or `None` while it is there. Changes can be awaited.
+    pub fn unavailable(&self) -> watch::Receiver<Option<String>> {
+        self.unavailable.subscribe()
     }
 
-    /// Closes the gate, as a task found the handler gone. [`Gate::keep`] opens it again.
+    /// A task found the handler gone. [`Gate::keep`] looks for it from now on.
     pub fn refused(&self, why: &str) {
-        self.closed.send_if_modified(|closed| {
-            let closes = closed.is_none() && !matches!(self.behind, Behind::Function);
-            if closes {
-                *closed = Some(self.behind.gone(why));
+        self.unavailable.send_if_modified(|unavailable| {
+            let is_news = unavailable.is_none() && !matches!(self.behind, Behind::Function);
+            if is_news {
+                *unavailable = Some(self.behind.gone(why));
             }
-            closes
+            is_news
         });
     }
 
-    /// Opens the gate when the handler is there, for as long as it is polled.
+    /// Looks for a handler that is unavailable, for as long as this is polled.
     pub async fn keep(&self) {
-        let mut closed = self.closed();
+        let mut unavailable = self.unavailable();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
-            if closed.wait_for(Option::is_some).await.is_err() {
+            if unavailable.wait_for(Option::is_some).await.is_err() {
                 return;
             }
             match self.behind.look().await {
                 Ok(()) => {
                     backoff.reset();
-                    self.closed.send_replace(None);
+                    self.unavailable.send_replace(None);
                 }
                 Err(Absent::NotYet(why)) => tracing::debug!(why, "the handler takes no connections yet"),
                 Err(Absent::Wrong(why)) => self.say(self.behind.gone(&why)),
@@ -86,13 +86,13 @@ impl Gate {
         }
     }
 
-    /// Keeps the gate closed for another reason. Whoever waits for a change logs it, so the same reason is no change.
+    /// The handler stays unavailable for this reason. Whoever waits for a change logs it, so the same reason is no change.
     fn say(&self, reason: String) {
         let reason = Some(reason);
-        self.closed.send_if_modified(|closed| {
-            let new = *closed != reason;
-            *closed = reason;
-            new
+        self.unavailable.send_if_modified(|unavailable| {
+            let is_news = *unavailable != reason;
+            *unavailable = reason;
+            is_news
         });
     }
 }

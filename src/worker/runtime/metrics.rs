@@ -1,4 +1,4 @@
-//! What a worker process counts. Labels have few values, whatever the tasks are.
+//! The metrics of a worker process. Labels have few values, whatever the tasks are.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -45,7 +45,7 @@ struct BrokerMetrics {
     transfers_failed: Counter,
 }
 
-/// What a process counts about the rates of its groups.
+/// Metrics about the rates of the groups.
 #[derive(Clone)]
 pub struct RateMetrics {
     tokens: Gauge,
@@ -115,7 +115,7 @@ impl Metrics {
         metrics
     }
 
-    /// The gauges of the slots: taken ones, all of this process, and the limits of its groups.
+    /// The gauges of taken slots, of all slots of this process, and of the limits of its groups.
     pub(super) fn slots(&self) -> (Gauge, Gauge, Gauge) {
         let slots = &self.slots;
         (slots.in_flight.clone(), slots.slots.clone(), slots.concurrency.clone())

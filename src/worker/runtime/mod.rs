@@ -52,22 +52,18 @@ impl Runtime {
         }
     }
 
-    /// The connection to NATS.
     pub fn broker(&self) -> &Broker {
         &self.broker
     }
 
-    /// What runs the tasks.
     pub fn handler(&self) -> &Handler {
         &self.handler
     }
 
-    /// Whether the handler is there.
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
 
-    /// What this process counts.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -82,12 +78,10 @@ impl Runtime {
         self.clock.now()
     }
 
-    /// The slots of all groups.
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// The callbacks under way.
     pub fn callbacks(&self) -> &Callbacks {
         &self.callbacks
     }

@@ -1,5 +1,5 @@
-//! Whether the process is ready, which may run several groups. It is, while any of its groups is: one group without a
-//! stream must not keep a pod from being ready that serves others.
+//! The readiness of a process, which may run several groups. The process is ready while any of its groups is, as one group
+//! without a stream must not keep a pod from serving the others.
 
 use crate::{admin::Health, protocol::Queue};
 use parking_lot::Mutex;
@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Clone)]
 pub struct ProcessReadiness {
     health: Health,
-    /// Why each group is not ready; `None` for one that is.
+    /// The reason why each group is not ready; `None` for a group that is.
     groups: Arc<Mutex<BTreeMap<Queue, Option<String>>>>,
 }
 

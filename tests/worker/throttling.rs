@@ -1,4 +1,4 @@
-//! A handler that wants no tasks for a while closes its group, on every worker.
+//! A handler that wants no tasks for a while throttles its group, on every worker.
 
 use crate::{
     bed::{Bed, Group, until},
@@ -54,7 +54,7 @@ impl Refuses {
     }
 }
 
-async fn closes(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static) {
+async fn throttles(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static) {
     let bed = Bed::with_relay(&Group::default().concurrency(4).max_attempts(1)).await;
     let (handler, refuses) = Refuses::start(answer, 3).await;
     let workers = [
@@ -62,7 +62,7 @@ async fn closes(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static) {
         bed.ready_worker(&handler.url()).await,
     ];
     bed.publish("refused", "").await;
-    until("the group is closed", async || {
+    until("the group is throttled", async || {
         bed.consumer_info().await["paused"] == true
     })
     .await;
@@ -74,23 +74,23 @@ async fn closes(answer: impl Fn(Timestamp) -> String + Send + Sync + 'static) {
     assert_eq!(calls.len(), 12);
     assert!(calls.iter().all(|call| call.attempt() == 1), "{calls:?}");
     assert_eq!(bed.nats.messages(DEAD_STREAM).await, 0);
-    let closes = workers[0].metric("taskgroup_worker_throttles_total").await
+    let throttles = workers[0].metric("taskgroup_worker_throttles_total").await
         + workers[1].metric("taskgroup_worker_throttles_total").await;
-    assert_eq!(closes, 1.0);
+    assert_eq!(throttles, 1.0);
 }
 
 #[tokio::test]
-async fn retry_after_in_seconds_closes_the_group_on_every_worker_and_it_opens_by_itself() {
-    closes(|_| "3".to_owned()).await;
+async fn retry_after_in_seconds_throttles_the_group_on_every_worker_and_ends_by_itself() {
+    throttles(|_| "3".to_owned()).await;
 }
 
 #[tokio::test]
 async fn retry_after_as_a_date_does_the_same() {
-    closes(|until| until.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).await;
+    throttles(|until| until.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).await;
 }
 
 #[tokio::test]
-async fn a_closing_lasts_no_longer_than_the_group_allows() {
+async fn a_throttling_lasts_no_longer_than_the_group_allows() {
     let mut group = Group::default();
     group.settings.max_retry_after_ms = 1000;
     let bed = Bed::with_relay(&group).await;
@@ -102,12 +102,12 @@ async fn a_closing_lasts_no_longer_than_the_group_allows() {
 }
 
 #[tokio::test]
-async fn a_closing_that_ends_does_not_end_a_suspension() {
+async fn a_throttling_that_ends_does_not_end_a_suspension() {
     let bed = Bed::with_relay(&Group::default()).await;
     let (handler, _refuses) = Refuses::start(|_| "2".to_owned(), 2).await;
     let _worker = bed.ready_worker(&handler.url()).await;
     bed.publish("refused", "").await;
-    until("it waits for the end of the closing", async || {
+    until("it waits for the end of the throttling", async || {
         bed.nats.messages(DELAY_STREAM).await == 1 && bed.nats.messages(bed.stream().as_str()).await == 0
     })
     .await;
@@ -124,14 +124,14 @@ async fn a_closing_that_ends_does_not_end_a_suspension() {
     bed.empty_queue().await;
 }
 
-/// Whether a task is in its queue, and neither in hand nor in the delays.
+/// Whether a task is in its queue, and neither in flight nor in the delays.
 async fn is_queued(bed: &Bed) -> bool {
     let info = bed.consumer_info().await;
     info["num_pending"] == 1 && info["num_ack_pending"] == 0 && bed.nats.messages(DELAY_STREAM).await == 0
 }
 
 #[tokio::test]
-async fn a_suspension_that_its_worker_has_not_heard_of_outlives_a_closing() {
+async fn a_suspension_that_its_worker_has_not_heard_of_outlives_a_throttling() {
     let bed = Bed::with_relay(&Group::default()).await;
     let hold = Hold::new();
     let waits = hold.clone();
@@ -156,7 +156,7 @@ async fn a_suspension_that_its_worker_has_not_heard_of_outlives_a_closing() {
 }
 
 #[tokio::test]
-async fn a_task_that_waits_in_hand_for_its_start_does_not_start_in_a_group_that_is_suspended_meanwhile() {
+async fn a_delivered_task_that_waits_for_its_start_does_not_start_in_a_group_that_is_suspended_meanwhile() {
     let (bed, handler, _worker) = one_waits(&Group::default().rate(1, 3000, 1), 2).await;
     bed.broker.pause_consumer(&bed.stream(), true).await.expect("paused");
     bed.broker.notify_settings(&bed.queue).await.expect("a notice");
