@@ -17,7 +17,7 @@ mod records;
 use cluster::{Cluster, Forward, until};
 use records::{Kind, Tally};
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
-use taskgroup::{broker::Broker, names::Queue};
+use taskgroup::{broker::Broker, protocol::Queue};
 use tokio::sync::OnceCell;
 
 /// Ends a test that hangs.

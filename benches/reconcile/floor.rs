@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use std::time::Instant;
 use taskgroup::{
     broker::{Broker, ConsumerConfig},
-    names::{Queue, StreamName},
     operator::{
         desired::{self, PodSettings},
         validate::{self, ValidGroup, ValidHandler},
     },
+    protocol::{Queue, StreamName},
 };
 
 /// Deletes under way at once, after the measuring.

@@ -11,8 +11,8 @@ use taskgroup::{
     admin::ServeArgs,
     api::TaskGroup,
     broker::{self, Broker, NatsArgs},
-    names::Queue,
     operator::{desired, validate},
+    protocol::Queue,
     telemetry::LogFormat,
     worker::{self, HandlerArgs},
 };

@@ -7,7 +7,6 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::sync::Arc;
-use taskgroup::names::CONSUMER;
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -35,9 +34,9 @@ impl Drop for Running {
 /// plain ack that nobody waits for.
 pub async fn pull_loop(group: &Group<'_>, slots: usize, work: Work) -> Running {
     let client = group.client().await;
-    let stream = group.queue.stream();
+    let (stream, consumer) = (group.queue.stream(), group.queue.consumer());
     Running(vec![tokio::spawn(async move {
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{CONSUMER}");
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let inbox = client.new_inbox();
         let mut messages = client.subscribe(inbox.clone()).await.unwrap();
         let (sender, mut done) = mpsc::unbounded_channel();

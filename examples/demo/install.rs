@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Forward, until};
 use std::time::Duration;
 use taskgroup::{
     broker::{Broker, NatsArgs},
-    names::Queue,
+    protocol::Queue,
 };
 
 /// API servers know CEL rules from this minor version on. kubectl refuses to send them to an older

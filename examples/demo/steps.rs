@@ -10,7 +10,7 @@ use super::{
 use std::time::{Duration, Instant};
 use taskgroup::{
     broker::Broker,
-    names::{self, Queue},
+    protocol::{Queue, keys},
 };
 
 /// The list of the problem, and how often it is published.
@@ -183,7 +183,7 @@ pub async fn delete_a_group(cluster: &Cluster, broker: &Broker) -> anyhow::Resul
     cluster.show("-n demo delete taskgroup c --timeout=60s")?;
     let minute = Duration::from_secs(60);
     for (what, get) in [
-        ("Deployment", format!("-n demo deployment/{}", names::deployment("c"))),
+        ("Deployment", format!("-n demo deployment/{}", keys::deployment("c"))),
         ("pods", "-n demo pods -l taskgroup.io/group=c".to_owned()),
     ] {
         until(&format!("group c's {what} gone"), minute, async || {

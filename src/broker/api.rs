@@ -5,7 +5,10 @@ use super::{
     connection::Broker,
     error::{BrokerError, Refusal, code},
 };
-use crate::names::{CONSUMER, DELAY_STREAM, Queue, RATE_STREAM, StreamName};
+use crate::protocol::{
+    Kind, Queue, StreamName,
+    subject::{self, DELAY_STREAM, RATE_STREAM},
+};
 use async_nats::jetstream::context::RequestErrorKind;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -98,7 +101,7 @@ impl Broker {
     /// The group's consumer as it is; `None` where there is none, or no stream.
     pub async fn consumer(&self, stream: &StreamName) -> Result<Option<ConsumerInfo>, BrokerError> {
         let info = self
-            .request(format!("CONSUMER.INFO.{stream}.{CONSUMER}"), &json!({}))
+            .request(format!("CONSUMER.INFO.{stream}.{}", stream.consumer()), &json!({}))
             .await;
         absent(absent(info, code::CONSUMER_NOT_FOUND), code::STREAM_NOT_FOUND).map(Option::flatten)
     }
@@ -110,14 +113,14 @@ impl Broker {
         config: &ConsumerConfig,
     ) -> Result<ConsumerInfo, BrokerError> {
         let body = json!({"stream_name": stream.as_str(), "config": config, "action": "create"});
-        self.request(format!("CONSUMER.CREATE.{stream}.{CONSUMER}"), &body)
+        self.request(format!("CONSUMER.CREATE.{stream}.{}", stream.consumer()), &body)
             .await
     }
 
     /// Changes the group's consumer to `config`, which holds all its fields.
     pub async fn update_consumer(&self, stream: &StreamName, config: &Value) -> Result<ConsumerInfo, BrokerError> {
         let body = json!({"stream_name": stream.as_str(), "config": config, "action": "update"});
-        self.request(format!("CONSUMER.CREATE.{stream}.{CONSUMER}"), &body)
+        self.request(format!("CONSUMER.CREATE.{stream}.{}", stream.consumer()), &body)
             .await
     }
 
@@ -138,18 +141,18 @@ impl Broker {
 
     async fn pause(&self, stream: &StreamName, body: &Value) -> Result<(), BrokerError> {
         let _: Value = self
-            .request(format!("CONSUMER.PAUSE.{stream}.{CONSUMER}"), body)
+            .request(format!("CONSUMER.PAUSE.{stream}.{}", stream.consumer()), body)
             .await?;
         Ok(())
     }
 
-    /// How many messages each queue has under the subjects `<kind>.>`, in `stream`; a stream that is
+    /// How many messages each queue has under the subjects of `kind`, in `stream`; a stream that is
     /// missing has none. Costs the server a walk over all those subjects: ask when
     /// [`super::StreamState`] of the stream changed, not on every round.
-    pub async fn count_by_queue(&self, stream: &str, kind: &str) -> Result<HashMap<Queue, u64>, BrokerError> {
+    pub async fn count_by_queue(&self, stream: &str, kind: Kind) -> Result<HashMap<Queue, u64>, BrokerError> {
         let mut counts = HashMap::new();
-        for (subject, count) in self.subjects(stream, &format!("{kind}.>")).await? {
-            if let Some((queue, _)) = Queue::of_subject(kind, &subject) {
+        for (subject, count) in self.subjects(stream, &kind.all()).await? {
+            if let Some((_, queue)) = subject::queue_of(&subject) {
                 *counts.entry(queue).or_insert(0) += count;
             }
         }
@@ -159,7 +162,7 @@ impl Broker {
     /// How many tasks of a queue are in back-off, or are due and not yet back in their queue.
     pub async fn delayed(&self, queue: &Queue) -> Result<u64, BrokerError> {
         let mut count = 0;
-        for subjects in ["delay", "due"].map(|kind| queue.all_of_queue(kind)) {
+        for subjects in [Kind::Delay, Kind::Due].map(|kind| queue.all(kind)) {
             count += self.subjects(DELAY_STREAM, &subjects).await?.values().sum::<u64>();
         }
         Ok(count)
@@ -199,14 +202,15 @@ impl Broker {
     /// letters stay.
     pub async fn purge_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
         let delays = StreamName::from(DELAY_STREAM);
-        for kind in ["delay", "callback"] {
-            self.purge(&delays, &queue.all_of_queue(kind)).await?;
+        for kind in [Kind::Delay, Kind::Callback] {
+            self.purge(&delays, &queue.all(kind)).await?;
         }
         // A relay may have them in hand.
-        for kind in ["due", "callback-due"] {
-            self.remove(&delays, &queue.all_of_queue(kind)).await?;
+        for kind in [Kind::Due, Kind::CallbackDue] {
+            self.remove(&delays, &queue.all(kind)).await?;
         }
-        self.purge(&StreamName::from(RATE_STREAM), &queue.rate()).await?;
+        self.purge(&StreamName::from(RATE_STREAM), &queue.of(Kind::Rate))
+            .await?;
         Ok(())
     }
 
@@ -214,7 +218,7 @@ impl Broker {
     /// by itself, only later.
     pub async fn notify_settings(&self, queue: &Queue) -> Result<(), BrokerError> {
         self.client
-            .publish(queue.settings_notice(), bytes::Bytes::new())
+            .publish(queue.of(Kind::Settings), bytes::Bytes::new())
             .await
             .map_err(|error| self.unreachable(error))
     }

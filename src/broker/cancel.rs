@@ -1,7 +1,7 @@
 //! Cancelling: hearing who wants a task cancelled, and asking the workers whether they run it.
 
 use super::{connection::Broker, error::BrokerError, question::Question};
-use crate::names::{CANCEL_SUBJECTS, Queue};
+use crate::protocol::{Kind, Queue};
 use async_nats::StatusCode;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -14,7 +14,7 @@ pub(super) const REPLICAS: &str = "taskgroup-operators";
 impl Broker {
     /// The requests to cancel a task, for as long as the client lives; each comes to one replica.
     pub async fn cancel_requests(&self) -> Result<impl Stream<Item = Question> + Send + use<>, BrokerError> {
-        self.questions(CANCEL_SUBJECTS.to_owned(), Some(REPLICAS)).await
+        self.questions(Kind::Cancel.all(), Some(REPLICAS)).await
     }
 
     /// Asks all workers of a queue, and returns what they answer: until `enough` says so, at most for
@@ -31,7 +31,7 @@ impl Broker {
         let answers = self.client.subscribe(inbox.clone()).await;
         let mut answers = answers.map_err(|error| self.unreachable(error))?;
         self.client
-            .publish_with_reply(queue.cancel_question(), inbox, question)
+            .publish_with_reply(queue.of(Kind::WorkerCancel), inbox, question)
             .await
             .map_err(|error| self.unreachable(error))?;
         let deadline = Instant::now() + patience;

@@ -1,6 +1,9 @@
 //! What a stream or consumer should be, and what JetStream says it is.
 
-use crate::names::{self, StreamName};
+use crate::protocol::{
+    Kind, StreamName, keys,
+    subject::{DEAD_KINDS, DEAD_STREAM, DELAY_KINDS, DELAY_STREAM, RATE_STREAM},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -122,10 +125,10 @@ pub struct ConsumerConfig {
 
 impl ConsumerConfig {
     /// The consumer of a group.
-    pub fn workers(concurrency: i64, ack_wait: Duration, metadata: BTreeMap<String, String>) -> Self {
+    pub fn workers(name: String, concurrency: i64, ack_wait: Duration, metadata: BTreeMap<String, String>) -> Self {
         Self {
-            durable_name: names::CONSUMER.into(),
-            name: names::CONSUMER.into(),
+            durable_name: name.clone(),
+            name,
             deliver_policy: "all",
             ack_policy: "explicit",
             ack_wait,
@@ -152,36 +155,36 @@ impl ConsumerConfig {
 /// The stream of all dead letters.
 pub fn dead_letters(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
-        subjects: names::DEAD_SUBJECTS.map(Into::into).into(),
+        subjects: DEAD_KINDS.map(Kind::all).into(),
         discard: Discard::New,
-        ..shared(names::DEAD_STREAM, instance, replicas)
+        ..shared(DEAD_STREAM, instance, replicas)
     }
 }
 
 /// The stream of all tasks in back-off. What is in it leaves it when the relay has handed it on.
 pub fn delays(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
-        subjects: names::DELAY_SUBJECTS.map(Into::into).into(),
+        subjects: DELAY_KINDS.map(Kind::all).into(),
         retention: Retention::WorkQueue,
         shared: Some(SharedStream {
             allow_msg_schedules: true,
             max_msgs_per_subject: -1,
             ..SharedStream::default()
         }),
-        ..shared(names::DELAY_STREAM, instance, replicas)
+        ..shared(DELAY_STREAM, instance, replicas)
     }
 }
 
 /// The stream of all groups' rates: one message for each.
 pub fn rates(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
-        subjects: vec![names::RATE_SUBJECTS.into()],
+        subjects: vec![Kind::Rate.all()],
         shared: Some(SharedStream {
             allow_direct: true,
             max_msgs_per_subject: 1,
             ..SharedStream::default()
         }),
-        ..shared(names::RATE_STREAM, instance, replicas)
+        ..shared(RATE_STREAM, instance, replicas)
     }
 }
 
@@ -199,7 +202,7 @@ fn shared(name: &str, instance: &str, replicas: u8) -> StreamConfig {
         // A worker that died between a hand-over (to the dead letters, to the delays) and the ack repeats
         // both: within this window the second is dropped. The longest `ackWait` is an hour.
         duplicate_window: Duration::from_secs(2 * 3600),
-        metadata: BTreeMap::from([(names::keys::INSTANCE.into(), instance.into())]),
+        metadata: BTreeMap::from([(keys::INSTANCE.into(), instance.into())]),
         shared: None,
     }
 }

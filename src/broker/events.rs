@@ -6,7 +6,7 @@
 //! reply inbox tells ours from others'. A request is heard *before* it is carried out.
 
 use super::{cancel::REPLICAS, connection::Broker};
-use crate::names::{CONSUMER, StreamName};
+use crate::protocol::StreamName;
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 
@@ -24,13 +24,13 @@ pub enum BrokerEvent {
 /// A client that is closed.
 pub async fn events(broker: &Broker) -> Result<impl Stream<Item = BrokerEvent> + Send + use<>, anyhow::Error> {
     let subjects = [
-        "$JS.EVENT.ADVISORY.STREAM.DELETED.*".to_owned(),
-        format!("$JS.EVENT.ADVISORY.CONSUMER.DELETED.*.{CONSUMER}"),
-        "$JS.API.STREAM.CREATE.*".to_owned(),
-        "$JS.API.STREAM.UPDATE.*".to_owned(),
-        format!("$JS.API.CONSUMER.CREATE.*.{CONSUMER}"),
-        format!("$JS.API.CONSUMER.DURABLE.CREATE.*.{CONSUMER}"),
-        format!("$JS.API.CONSUMER.PAUSE.*.{CONSUMER}"),
+        "$JS.EVENT.ADVISORY.STREAM.DELETED.*",
+        "$JS.EVENT.ADVISORY.CONSUMER.DELETED.*.*",
+        "$JS.API.STREAM.CREATE.*",
+        "$JS.API.STREAM.UPDATE.*",
+        "$JS.API.CONSUMER.CREATE.*.*",
+        "$JS.API.CONSUMER.DURABLE.CREATE.*.*",
+        "$JS.API.CONSUMER.PAUSE.*.*",
     ];
     let mut subscriptions = Vec::new();
     for subject in subjects {
@@ -64,15 +64,17 @@ pub async fn terminations(broker: &Broker) -> Result<impl Stream<Item = Terminat
     #[derive(Deserialize)]
     struct Advisory {
         stream: String,
+        consumer: String,
         #[serde(default)]
         reason: String,
     }
-    let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.{CONSUMER}");
+    let subject = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.*";
     let advisories = broker.client.queue_subscribe(subject, REPLICAS.to_owned()).await?;
     Ok(advisories.filter_map(|message| async move {
         let advisory: Advisory = serde_json::from_slice(&message.payload).ok()?;
-        Some(Termination {
-            stream: StreamName::from(advisory.stream.as_str()),
+        let stream = StreamName::from(advisory.stream.as_str());
+        stream.has_consumer(&advisory.consumer).then_some(Termination {
+            stream,
             reason: advisory.reason,
         })
     }))
@@ -81,14 +83,21 @@ pub async fn terminations(broker: &Broker) -> Result<impl Stream<Item = Terminat
 /// The group's stream that a subject above is about.
 fn changed(subject: &str) -> Option<BrokerEvent> {
     let tokens: Vec<_> = subject.split('.').collect();
-    let stream = match tokens.as_slice() {
-        ["$JS", "EVENT", "ADVISORY", "STREAM" | "CONSUMER", _, stream, ..]
-        | ["$JS", "API", "STREAM", "CREATE" | "UPDATE", stream]
-        | ["$JS", "API", "CONSUMER", "CREATE" | "PAUSE", stream, _]
-        | ["$JS", "API", "CONSUMER", "DURABLE", "CREATE", stream, _] => StreamName::from(*stream),
+    let (stream, consumer) = match tokens.as_slice() {
+        ["$JS", "EVENT", "ADVISORY", "STREAM", _, stream] | ["$JS", "API", "STREAM", "CREATE" | "UPDATE", stream] => {
+            (stream, None)
+        }
+        ["$JS", "EVENT", "ADVISORY", "CONSUMER", _, stream, consumer]
+        | ["$JS", "API", "CONSUMER", "CREATE" | "PAUSE", stream, consumer]
+        | ["$JS", "API", "CONSUMER", "DURABLE", "CREATE", stream, consumer] => (stream, Some(consumer)),
         _ => return None,
     };
-    stream.queue().map(|_| BrokerEvent::Changed(stream))
+    let stream = StreamName::from(*stream);
+    let is_a_groups = match consumer {
+        Some(consumer) => stream.has_consumer(consumer),
+        None => stream.queue().is_some(),
+    };
+    is_a_groups.then_some(BrokerEvent::Changed(stream))
 }
 
 #[cfg(test)]
@@ -100,15 +109,21 @@ mod tests {
         let event = Some(BrokerEvent::Changed(StreamName::from("tg_a_b")));
         for subject in [
             "$JS.EVENT.ADVISORY.STREAM.DELETED.tg_a_b",
-            "$JS.EVENT.ADVISORY.CONSUMER.DELETED.tg_a_b.workers",
+            "$JS.EVENT.ADVISORY.CONSUMER.DELETED.tg_a_b.workers-a",
             "$JS.API.STREAM.UPDATE.tg_a_b",
-            "$JS.API.CONSUMER.PAUSE.tg_a_b.workers",
-            "$JS.API.CONSUMER.CREATE.tg_a_b.workers",
-            "$JS.API.CONSUMER.DURABLE.CREATE.tg_a_b.workers",
+            "$JS.API.CONSUMER.PAUSE.tg_a_b.workers-a",
+            "$JS.API.CONSUMER.CREATE.tg_a_b.workers-a",
+            "$JS.API.CONSUMER.DURABLE.CREATE.tg_a_b.workers-a",
         ] {
             assert_eq!(changed(subject), event, "{subject}");
         }
-        assert_eq!(changed("$JS.EVENT.ADVISORY.STREAM.DELETED.ORDERS"), None);
-        assert_eq!(changed("$JS.API.STREAM.INFO.tg_a_b"), None);
+        for subject in [
+            "$JS.EVENT.ADVISORY.STREAM.DELETED.ORDERS",
+            "$JS.API.STREAM.INFO.tg_a_b",
+            "$JS.API.CONSUMER.CREATE.tg_a_b.theirs",
+            "$JS.API.CONSUMER.PAUSE.TASKGROUP_DELAY.relay",
+        ] {
+            assert_eq!(changed(subject), None, "{subject}");
+        }
     }
 }

@@ -4,9 +4,8 @@ use super::{
     api::absent,
     connection::Broker,
     error::{BrokerError, code},
-    pull::Stored,
 };
-use crate::names::StreamName;
+use crate::protocol::{Stored, StreamName};
 use async_nats::jetstream::{message::StreamMessage, stream::RawMessage};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -15,9 +15,12 @@ mod events;
 mod message;
 mod publish;
 mod pull;
+mod puller;
+mod pulls;
 mod question;
 mod rate;
 mod relay;
+mod shared;
 
 pub use args::NatsArgs;
 pub use config::{
@@ -30,6 +33,8 @@ pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, Termination, events, terminations};
 pub use message::StoredMessage;
 pub use publish::Receipt;
-pub use pull::{Acker, Arrival, Delivery, PullEnd, PullInbox, Stored};
+pub use pull::{Acker, Arrival, Delivery, PullEnd, PullInbox};
+pub use puller::{PullOptions, Pulled, Puller};
 pub use question::Question;
-pub use relay::{CallbackAnswer, HandedOn};
+pub use relay::Publication;
+pub use shared::SharedStreams;

@@ -5,11 +5,10 @@
 //! only carries messages.
 
 use super::{config::as_nanos, connection::Broker, error::BrokerError};
-use crate::names::{CONSUMER, Queue, StreamName};
+use crate::protocol::{Kind, Queue, Stored, StreamName};
 use async_nats::{Message, Request, Subject, Subscriber, client::RequestErrorKind};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
-use jiff::Timestamp;
 use std::{
     ops::Deref,
     time::{Duration, Instant},
@@ -63,7 +62,7 @@ pub enum PullEnd {
 impl Broker {
     /// An inbox for tasks of the group's consumer.
     pub async fn pull_inbox(&self, stream: &StreamName) -> Result<PullInbox, BrokerError> {
-        self.pull_inbox_of(stream, CONSUMER).await
+        self.pull_inbox_of(stream, &stream.consumer()).await
     }
 
     /// An inbox for messages of any consumer.
@@ -84,7 +83,7 @@ impl Broker {
 
     /// Yields whenever the operator says that the settings of the queue changed.
     pub async fn settings_notices(&self, queue: &Queue) -> Result<impl Stream<Item = ()> + Send + use<>, BrokerError> {
-        let notices = self.client.subscribe(queue.settings_notice()).await;
+        let notices = self.client.subscribe(queue.of(Kind::Settings)).await;
         Ok(notices.map_err(|error| self.unreachable(error))?.map(|_| ()))
     }
 }
@@ -202,28 +201,6 @@ pub struct Delivery {
 pub struct Acker {
     broker: Broker,
     reply: Subject,
-}
-
-/// Which message of a stream this is. Also when the stream was deleted and made again, and counts anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Stored {
-    /// Its number in the stream.
-    pub sequence: u64,
-    /// When the stream stored it, in nanoseconds since 1970.
-    pub at: u64,
-}
-
-impl Stored {
-    /// How long ago it was stored, seen from `now`.
-    pub fn age(self, now: Timestamp) -> Duration {
-        let at = Timestamp::from_nanosecond(self.at.into()).unwrap_or_default();
-        Duration::try_from(now.duration_since(at)).unwrap_or_default()
-    }
-
-    /// The message, told from all others that ever were in a stream of this name.
-    pub fn origin(self, stream: &StreamName) -> String {
-        format!("{stream}:{}:{}", self.sequence, self.at)
-    }
 }
 
 impl Delivery {
@@ -378,8 +355,8 @@ mod tests {
             at: 1_790_230_470_084_404_000,
         };
         for reply in [
-            "$JS.ACK.tg_a_b.workers.3.100.7.1790230470084404000.42",
-            "$JS.ACK._.hash.tg_a_b.workers.3.100.7.1790230470084404000.42.token",
+            "$JS.ACK.tg_a_b.workers-a.3.100.7.1790230470084404000.42",
+            "$JS.ACK._.hash.tg_a_b.workers-a.3.100.7.1790230470084404000.42.token",
         ] {
             assert_eq!(read_reply(reply), Some((3, stored)), "{reply}");
         }

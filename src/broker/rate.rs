@@ -5,7 +5,7 @@ use super::{
     connection::Broker,
     error::{BrokerError, Refusal, code},
 };
-use crate::names::{Queue, RATE_STREAM};
+use crate::protocol::{Kind, Queue, subject::RATE_STREAM};
 use async_nats::{
     HeaderMap, Message, Request,
     client::RequestErrorKind,
@@ -32,7 +32,7 @@ impl Broker {
     /// In a cluster any server that has a copy answers, maybe one that is a little behind: then
     /// [`Broker::store_rate`] refuses what is built on it.
     pub async fn rate(&self, queue: &Queue) -> Result<Option<(u64, Bytes)>, BrokerError> {
-        let subject = format!("$JS.API.DIRECT.GET.{RATE_STREAM}.{}", queue.rate());
+        let subject = format!("$JS.API.DIRECT.GET.{RATE_STREAM}.{}", queue.of(Kind::Rate));
         let answer = self.ask_for_rate(subject.clone(), Request::new()).await?;
         // 404: nothing under this subject.
         if answer.status.is_some_and(|status| status.as_u16() == 404) {
@@ -53,7 +53,7 @@ impl Broker {
     pub async fn store_rate(&self, queue: &Queue, rate: Bytes, last: u64) -> Result<u64, BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string().as_str());
-        let subject = queue.rate();
+        let subject = queue.of(Kind::Rate);
         let request = Request::new().payload(rate).headers(headers);
         let answer = self.ask_for_rate(subject.clone(), request).await?;
         match serde_json::from_slice::<Answer>(&answer.payload) {

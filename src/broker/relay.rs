@@ -1,4 +1,4 @@
-//! The relay's side of the delay stream: its consumer, and what it does with a message of it.
+//! The relay's side of the delay stream: its consumer, and the publications of its messages elsewhere.
 
 use super::{
     api::absent,
@@ -7,7 +7,10 @@ use super::{
     error::{BrokerError, Refusal, code},
     pull::Delivery,
 };
-use crate::names::{DELAY_STREAM, DUE_SUBJECTS, Queue, RELAY, keys};
+use crate::protocol::{
+    Kind, Queue, callback, keys,
+    subject::{DELAY_STREAM, DUE_KINDS, RELAY},
+};
 use async_nats::{
     HeaderMap, Request,
     client::RequestErrorKind,
@@ -20,9 +23,9 @@ use std::time::Duration;
 /// How long a relay that died keeps what it had in hand from the others.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
-/// What became of a message that was handed on.
+/// What became of a message that was published again elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandedOn {
+pub enum Publication {
     /// A stream has it, or had it already.
     Stored,
     /// The stream has no room at present.
@@ -31,19 +34,6 @@ pub enum HandedOn {
     TooLarge,
     /// No stream listens to the subject.
     NoStream,
-}
-
-/// What a worker says about a callback that it was asked to make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallbackAnswer {
-    /// Made.
-    Done,
-    /// It failed; another try may succeed.
-    Retry,
-    /// It failed, and always will.
-    GiveUp,
-    /// No worker answered.
-    Silence,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +60,7 @@ impl Broker {
             "max_deliver": -1,
             // What waits for a full queue counts as delivered: it must not hold up the other groups.
             "max_ack_pending": -1,
-            "filter_subjects": DUE_SUBJECTS,
+            "filter_subjects": DUE_KINDS.map(Kind::all),
             "metadata": {keys::INSTANCE: instance},
         });
         let body = json!({"stream_name": DELAY_STREAM, "config": config, "action": "create"});
@@ -100,20 +90,20 @@ impl Broker {
 
     /// Publishes `message` to `subject` with these headers, and waits until a stream has stored it, or
     /// said that it had one with the same `Nats-Msg-Id`.
-    pub async fn hand_on(
+    pub async fn republish(
         &self,
         message: &Delivery,
         subject: &str,
         headers: &[(&str, &str)],
-    ) -> Result<HandedOn, BrokerError> {
+    ) -> Result<Publication, BrokerError> {
         self.check()?;
         let request = Request::new().payload(message.payload()).headers(map(headers));
         let answer = match self.client.send_request(subject.to_owned(), request).await {
             Ok(answer) => answer,
             Err(error) => {
                 return match error.kind() {
-                    RequestErrorKind::NoResponders => Ok(HandedOn::NoStream),
-                    RequestErrorKind::MaxPayloadExceeded => Ok(HandedOn::TooLarge),
+                    RequestErrorKind::NoResponders => Ok(Publication::NoStream),
+                    RequestErrorKind::MaxPayloadExceeded => Ok(Publication::TooLarge),
                     _ => Err(self.unreachable(&error)),
                 };
             }
@@ -123,9 +113,9 @@ impl Broker {
             cause: cause.to_string(),
         })?;
         match answer.error {
-            None => Ok(HandedOn::Stored),
-            Some(refusal) if refusal.err_code == code::STREAM_FULL => Ok(HandedOn::Full),
-            Some(refusal) if refusal.err_code == code::MESSAGE_TOO_LARGE => Ok(HandedOn::TooLarge),
+            None => Ok(Publication::Stored),
+            Some(refusal) if refusal.err_code == code::STREAM_FULL => Ok(Publication::Full),
+            Some(refusal) if refusal.err_code == code::MESSAGE_TOO_LARGE => Ok(Publication::TooLarge),
             Some(refusal) => Err(BrokerError::Refused {
                 request: format!("a message to {subject}"),
                 code: refusal.err_code,
@@ -134,28 +124,24 @@ impl Broker {
         }
     }
 
-    /// Asks one of the queue's workers to make the callback that `message` is.
+    /// Asks one of the queue's workers to make the callback that `message` is; `None` when no worker replied in time.
     pub async fn ask_for_callback(
         &self,
         queue: &Queue,
         message: &Delivery,
         headers: &[(&str, &str)],
         patience: Duration,
-    ) -> Result<CallbackAnswer, BrokerError> {
+    ) -> Result<Option<callback::Reply>, BrokerError> {
         self.check()?;
         let request = Request::new()
             .payload(message.payload())
             .headers(map(headers))
             .timeout(Some(patience));
-        match self.client.send_request(queue.callback_request(), request).await {
-            Ok(answer) => Ok(match answer.payload.as_ref() {
-                b"ok" => CallbackAnswer::Done,
-                b"give-up" => CallbackAnswer::GiveUp,
-                _ => CallbackAnswer::Retry,
-            }),
+        match self.client.send_request(queue.of(Kind::WorkerCallback), request).await {
+            Ok(answer) => Ok(Some(callback::Reply::read(&answer.payload))),
             Err(error) => match error.kind() {
-                RequestErrorKind::NoResponders | RequestErrorKind::TimedOut => Ok(CallbackAnswer::Silence),
-                RequestErrorKind::MaxPayloadExceeded => Ok(CallbackAnswer::GiveUp),
+                RequestErrorKind::NoResponders | RequestErrorKind::TimedOut => Ok(None),
+                RequestErrorKind::MaxPayloadExceeded => Ok(Some(callback::Reply::GiveUp)),
                 _ => Err(self.unreachable(&error)),
             },
         }

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, ConsumerConfig, StreamConfig, StreamInfo},
-    names::{self, FIELD_MANAGER, FINALIZER, StreamName},
+    protocol::{
+        StreamName,
+        keys::{self, FIELD_MANAGER, FINALIZER},
+    },
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -181,7 +184,7 @@ async fn create_deployment(ctx: &Context, group: &ValidGroup, desired: Value) ->
     if !matches!(&applied, Applied::Failed(error) if error.reason() == "Conflict") {
         return applied;
     }
-    let name = names::deployment(&group.name);
+    let name = keys::deployment(&group.name);
     let api: Api<Deployment> = Api::namespaced(ctx.client.clone(), &group.queue.namespace);
     match api.get_metadata_opt(&name).await {
         Ok(Some(found)) if observe::is_owned_by(&found, &group.uid) => {
@@ -195,7 +198,7 @@ async fn create_deployment(ctx: &Context, group: &ValidGroup, desired: Value) ->
 
 /// Applies the Deployment. With `force`, what we say wins over what was edited by hand.
 async fn apply_deployment(ctx: &Context, group: &ValidGroup, desired: Value, what: &str, force: bool) -> Applied {
-    let name = names::deployment(&group.name);
+    let name = keys::deployment(&group.name);
     let api: Api<Deployment> = Api::namespaced(ctx.client.clone(), &group.queue.namespace);
     let params = PatchParams {
         force,

@@ -5,7 +5,10 @@ use super::{Context, validate};
 use crate::{
     api::{TaskGroup, TaskGroupStatus},
     broker::{BrokerError, StreamInfo, fingerprint},
-    names::{DEAD_STREAM, DELAY_STREAM, Queue, RATE_STREAM, StreamName},
+    protocol::{
+        Kind, Queue, StreamName,
+        subject::{DEAD_STREAM, DELAY_STREAM, RATE_STREAM},
+    },
 };
 use futures::{StreamExt, stream};
 use kube::runtime::reflector::ObjectRef;
@@ -158,9 +161,9 @@ impl Sweep {
         ctx: &Context,
         streams: &HashMap<StreamName, StreamInfo>,
     ) -> Result<(), BrokerError> {
-        self.dead.renew(ctx, streams, DEAD_STREAM, &["dead"]).await?;
+        self.dead.renew(ctx, streams, DEAD_STREAM, &[Kind::Dead]).await?;
         self.delayed
-            .renew(ctx, streams, DELAY_STREAM, &["delay", "due"])
+            .renew(ctx, streams, DELAY_STREAM, &[Kind::Delay, Kind::Due])
             .await?;
         if SHARED_STREAMS
             .iter()
@@ -168,7 +171,7 @@ impl Sweep {
         {
             return Ok(());
         }
-        ctx.ensure_shared_streams().await
+        ctx.shared_streams.ensure().await
     }
 }
 
@@ -186,7 +189,7 @@ impl Shared {
         ctx: &Context,
         streams: &HashMap<StreamName, StreamInfo>,
         stream: &str,
-        kinds: &[&str],
+        kinds: &[Kind],
     ) -> Result<(), BrokerError> {
         let Some(info) = streams.get(&StreamName::from(stream)) else {
             *self = Self::default();
@@ -199,7 +202,7 @@ impl Shared {
         let mut by_queue = HashMap::new();
         if info.state.messages > 0 {
             for kind in kinds {
-                for (queue, count) in ctx.broker.count_by_queue(stream, kind).await? {
+                for (queue, count) in ctx.broker.count_by_queue(stream, *kind).await? {
                     *by_queue.entry(queue).or_insert(0) += count;
                 }
             }

@@ -6,11 +6,14 @@
 use super::{Context, metrics::Answer, observe, validate};
 use crate::{
     broker::{BrokerError, Question},
-    names::{DEAD_STREAM, DELAY_STREAM, Queue, StreamName, is_dns_label},
+    protocol::{
+        Kind, Queue, StreamName,
+        cancel::{self, Cancelled, WorkerReply, WorkerState},
+        subject::{DEAD_STREAM, DELAY_STREAM},
+    },
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use serde::Deserialize;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::time;
@@ -27,44 +30,6 @@ const ROUNDS: usize = 3;
 /// How long a relay takes to put it there.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
-/// What became of a task that was to be cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cancelled {
-    /// It waited, in its queue or in back-off, and is removed.
-    Queued,
-    /// It ran, and is cut off and removed.
-    Running,
-    /// It had ended already.
-    Finished,
-    /// There is no such task, or it was done long ago.
-    Unknown,
-}
-
-impl Cancelled {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// What a worker says about a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    /// It ran here, and is cut off.
-    Running,
-    /// It waited here for its start, or came here after it was cancelled, and is removed.
-    Queued,
-    /// It ended here a while ago.
-    Finished,
-    /// It is not here.
-    None,
-}
-
 /// Answers requests for as long as it is polled.
 pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     let requests = ctx.broker.cancel_requests().await?;
@@ -75,16 +40,16 @@ pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
 }
 
 async fn answer(ctx: &Context, request: Question) {
-    let (word, text) = match read(request.subject()) {
+    let (word, text) = match cancel::read_request(request.subject()) {
         Err(error) => ("error", error),
-        Ok((queue, id)) => match cancel(ctx, &queue, id).await {
+        Ok((queue, id)) => match remove(ctx, &queue, id).await {
             Ok(cancelled) => {
                 tracing::info!(%queue, call_id = id, was = cancelled.as_str(), "a task was cancelled");
                 (cancelled.as_str(), cancelled.as_str().to_owned())
             }
             Err(error) => {
                 tracing::warn!(%queue, call_id = id, %error, "a task can't be cancelled");
-                ("error", format!("error: {error}; ask again: a part may be done"))
+                ("error", cancel::failed(error))
             }
         },
     };
@@ -92,24 +57,7 @@ async fn answer(ctx: &Context, request: Question) {
     request.say(text).await;
 }
 
-/// The task that a request is about. A wildcard in it would remove other tasks, too.
-fn read(subject: &str) -> Result<(Queue, &str), String> {
-    let right = |queue: &Queue, id: &str| {
-        is_dns_label(&queue.namespace)
-            && is_dns_label(&queue.name)
-            && id.split('.').all(|token| !["", "*", ">"].contains(&token))
-    };
-    Queue::of_subject("cancel", subject)
-        .filter(|(queue, id)| right(queue, id))
-        .ok_or_else(|| {
-            format!(
-                "error: {subject} names no task: send the request to cancel.<namespace>.<queue>.<task-id>, where the \
-                 task was published to tasks.<namespace>.<queue>.<task-id>"
-            )
-        })
-}
-
-async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancelled> {
+async fn remove(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancelled> {
     let (mut removed, mut was_there) = (0, false);
     let mut states = Vec::new();
     for round in 1..=ROUNDS {
@@ -121,15 +69,15 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancel
         states.extend(ask_workers(ctx, queue, id, up_to).await?);
         // The way that a task goes: so it can't pass by where it was looked for already.
         let delays = StreamName::from(DELAY_STREAM);
-        let waiting = ctx.broker.purge(&delays, &queue.all_of_task("delay", id)).await?;
-        let due = ctx.broker.remove(&delays, &queue.all_of_task("due", id)).await?;
+        let waiting = ctx.broker.purge(&delays, &queue.all_of_task(Kind::Delay, id)).await?;
+        let due = ctx.broker.remove(&delays, &queue.all_of_task(Kind::Due, id)).await?;
         let came = last_of(ctx, queue, id).await?;
         if came > up_to {
             states.extend(ask_workers(ctx, queue, id, came).await?);
         }
         let from_queue = remove_from_queue(ctx, queue, id).await?;
         removed += from_queue + waiting + due;
-        if removed == 0 && up_to > 0 && states.iter().all(|state| *state == State::None) {
+        if removed == 0 && up_to > 0 && states.iter().all(|state| *state == WorkerState::None) {
             // It was in the queue, and is not: it came to a worker just after that was asked.
             states.extend(ask_workers(ctx, queue, id, up_to).await?);
         }
@@ -139,7 +87,7 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancel
         // A relay may have it in hand, and put it into the queue in spite of all this.
         time::sleep(ON_ITS_WAY).await;
     }
-    let dead = removed == 0 && !states.contains(&State::Running) && is_dead(ctx, queue, id).await?;
+    let dead = removed == 0 && !states.contains(&WorkerState::Running) && is_dead(ctx, queue, id).await?;
     let cancelled = judge(&states, removed, dead);
     // A worker had it that did not answer in time. It may have heard the question all the same.
     anyhow::ensure!(
@@ -149,12 +97,12 @@ async fn cancel(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancel
     Ok(cancelled)
 }
 
-fn judge(states: &[State], removed: u64, dead: bool) -> Cancelled {
-    if states.contains(&State::Running) {
+fn judge(states: &[WorkerState], removed: u64, dead: bool) -> Cancelled {
+    if states.contains(&WorkerState::Running) {
         Cancelled::Running
-    } else if removed > 0 || states.contains(&State::Queued) {
+    } else if removed > 0 || states.contains(&WorkerState::Queued) {
         Cancelled::Queued
-    } else if dead || states.contains(&State::Finished) {
+    } else if dead || states.contains(&WorkerState::Finished) {
         Cancelled::Finished
     } else {
         Cancelled::Unknown
@@ -165,7 +113,7 @@ fn judge(states: &[State], removed: u64, dead: bool) -> Cancelled {
 async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
     let stream = queue.stream();
     let mut last = 0;
-    for subject in [queue.task(id), queue.closed_task(id)] {
+    for subject in [queue.task(id), queue.requeue(id)] {
         let found = ctx.broker.last_message(&stream, &subject).await?;
         last = last.max(found.map_or(0, |found| found.stored().sequence));
     }
@@ -174,7 +122,7 @@ async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerEr
 
 async fn remove_from_queue(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
     let stream = queue.stream();
-    Ok(ctx.broker.remove(&stream, &queue.task(id)).await? + ctx.broker.remove(&stream, &queue.closed_task(id)).await?)
+    Ok(ctx.broker.remove(&stream, &queue.task(id)).await? + ctx.broker.remove(&stream, &queue.requeue(id)).await?)
 }
 
 async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerError> {
@@ -186,22 +134,22 @@ async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerE
 }
 
 /// Has the workers cut the task off, and not start what they may get of it up to message `up_to`.
-async fn ask_workers(ctx: &Context, queue: &Queue, id: &str, up_to: u64) -> Result<Vec<State>, BrokerError> {
-    let question = json!({"id": id, "upTo": up_to}).to_string();
+async fn ask_workers(ctx: &Context, queue: &Queue, id: &str, up_to: u64) -> Result<Vec<WorkerState>, BrokerError> {
+    let question = json!(cancel::Question {
+        id: id.to_owned(),
+        up_to
+    })
+    .to_string();
     // At least one: pods that are being stopped are not counted, and may run it. Where nothing is known yet (this
     // operator has just started), whoever answers in time counts.
     let expected = workers(ctx, queue).map_or(usize::MAX, |workers| workers.max(1));
-    let enough = |answers: &[Bytes]| answers.len() >= expected || states(answers).contains(&State::Running);
+    let enough = |answers: &[Bytes]| answers.len() >= expected || states(answers).contains(&WorkerState::Running);
     let answers = ctx.broker.ask_workers(queue, question.into(), PATIENCE, enough).await?;
     Ok(states(&answers))
 }
 
-fn states(answers: &[Bytes]) -> Vec<State> {
-    #[derive(Deserialize)]
-    struct Answer {
-        state: State,
-    }
-    let read = |answer: &Bytes| serde_json::from_slice::<Answer>(answer).ok();
+fn states(answers: &[Bytes]) -> Vec<WorkerState> {
+    let read = |answer: &Bytes| serde_json::from_slice::<WorkerReply>(answer).ok();
     answers.iter().filter_map(read).map(|answer| answer.state).collect()
 }
 
@@ -219,29 +167,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_task_can_be_named() {
-        assert_eq!(read("cancel.crawl.acme.a.b"), Ok((Queue::new("crawl", "acme"), "a.b")));
-        for bad in [
-            "cancel.crawl",
-            "cancel.crawl.acme",
-            "cancel.crawl.acme.",
-            "cancel.crawl.acme.*",
-            "cancel.crawl.acme.a.>",
-            "cancel.crawl.acme.a..b",
-            "cancel.crawl.*.a",
-            "cancel.Crawl.acme.a",
-        ] {
-            let error = read(bad).expect_err(bad);
-            assert!(
-                error.contains(bad) && error.contains("send the request to cancel.<namespace>.<queue>.<task-id>"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
     fn the_answer_says_what_the_task_was() {
-        use State::{Finished, None, Queued, Running};
+        use WorkerState::{Finished, None, Queued, Running};
         for (states, removed, dead, expected) in [
             (vec![None, Running], 1, false, "running"),
             (vec![Running], 0, true, "running"),
@@ -264,6 +191,6 @@ mod tests {
     #[test]
     fn what_workers_answer_is_read() {
         let answers = [r#"{"state":"running"}"#, "rubbish", r#"{"state":"none"}"#].map(Bytes::from);
-        assert_eq!(states(&answers), [State::Running, State::None]);
+        assert_eq!(states(&answers), [WorkerState::Running, WorkerState::None]);
     }
 }

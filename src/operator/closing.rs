@@ -1,7 +1,7 @@
 //! What a group's status says about its being closed, and how often that changes: handlers that ask for
 //! pause after pause must not become a stream of writes.
 
-use crate::{broker::Pause, names::StreamName, operator::observe::BrokerView};
+use crate::{broker::Pause, operator::observe::BrokerView, protocol::StreamName};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use std::{
     collections::HashMap,

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     api::{TaskGroup, TaskHandler},
-    broker::{self, Broker, BrokerError},
-    names::StreamName,
+    broker::{Broker, SharedStreams},
+    protocol::{Queue, StreamName},
+    relay::Owner,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -81,7 +82,8 @@ pub struct Context {
     generations: Mutex<HashMap<String, i64>>,
     shown: tokio::sync::OnceCell<()>,
     groups_shown: tokio::sync::watch::Sender<bool>,
-    making_shared_streams: tokio::sync::Mutex<()>,
+    /// The streams that all groups share.
+    pub shared_streams: SharedStreams,
     recorder: Recorder,
     triggers: UnboundedSender<ObjectRef<TaskGroup>>,
 }
@@ -106,6 +108,7 @@ impl Context {
         metrics: Metrics,
         triggers: UnboundedSender<ObjectRef<TaskGroup>>,
     ) -> Self {
+        let shared_streams = SharedStreams::new(broker.clone(), &settings.instance, settings.shared_replicas);
         Self {
             recorder: Recorder::new(client.clone(), "taskgroup-operator".into()),
             client,
@@ -124,7 +127,7 @@ impl Context {
             generations: Mutex::default(),
             shown: tokio::sync::OnceCell::new(),
             groups_shown: tokio::sync::watch::Sender::new(false),
-            making_shared_streams: tokio::sync::Mutex::default(),
+            shared_streams,
             triggers,
         }
     }
@@ -223,25 +226,15 @@ impl Context {
         }
     }
 
-    /// Makes the streams that all groups share, and the relay's consumer, where they are missing. One that exists is left as it is:
-    /// it may be shared with other installations.
-    ///
-    /// # Errors
-    /// What the broker says.
-    pub async fn ensure_shared_streams(&self) -> Result<(), BrokerError> {
-        let _one_at_a_time = self.making_shared_streams.lock().await;
-        let (instance, replicas) = (&self.settings.instance, self.settings.shared_replicas);
-        for config in [
-            broker::dead_letters(instance, replicas),
-            broker::delays(instance, replicas),
-            broker::rates(instance, replicas),
-        ] {
-            let name = StreamName::from(config.name.as_str());
-            if self.broker.stream(&name).await?.is_none() {
-                self.broker.create_stream(&config).await?;
-                tracing::info!("stream {name} made");
-            }
+    /// Who owns a queue, for the relay.
+    pub fn owner(&self, queue: &Queue) -> Owner {
+        let is_watched = |namespace: &String| *namespace == queue.namespace;
+        if self.groups.find(|group| validate::queue(group) == *queue).is_some() {
+            Owner::Known
+        } else if self.settings.watch_namespace.as_ref().is_none_or(is_watched) {
+            Owner::Nobody
+        } else {
+            Owner::Unknown
         }
-        self.broker.ensure_relay(instance).await
     }
 }

@@ -2,7 +2,11 @@
 //! and minute at most.
 
 use super::{Context, notices, validate};
-use crate::{api::TaskGroup, broker, names::StreamName};
+use crate::{
+    api::TaskGroup,
+    broker,
+    protocol::{StreamName, cancel},
+};
 use futures::StreamExt;
 use std::{
     collections::HashMap,
@@ -16,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// The reasons of tasks that were removed as somebody asked for it: that is no drop. The second is
 /// nats-server's for a message that was deleted while a worker had it in hand.
-const NO_DROPS: [&str; 2] = ["Cancelled", "Unacknowledged message was deleted"];
+const NO_DROPS: [&str; 2] = [cancel::TERM_REASON, "Unacknowledged message was deleted"];
 
 /// What is not told yet.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{DeletionPolicy, TaskGroup, TaskGroupSpec},
     broker::{self, BrokerError},
-    names::{StreamName, keys},
+    protocol::{StreamName, keys},
 };
 use serde_json::json;
 use std::time::Duration;

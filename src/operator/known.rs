@@ -1,7 +1,7 @@
 //! What we know of the broker without asking: which groups were in step when we looked last, and
 //! that nobody changed them since. It is what makes a reconcile without a change free of requests.
 
-use crate::names::StreamName;
+use crate::protocol::StreamName;
 use jiff::Timestamp;
 use std::{
     collections::HashMap,

@@ -1,6 +1,6 @@
 //! The operator's Prometheus metrics.
 
-use super::relay::RelayMetrics;
+use crate::relay::RelayMetrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{

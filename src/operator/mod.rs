@@ -21,7 +21,6 @@ pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
-pub mod relay;
 pub mod retries;
 pub mod startup;
 pub mod status;

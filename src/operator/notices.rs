@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::{Condition, ConditionStatus, ConditionType, TaskGroupStatus},
-    names::StreamName,
+    protocol::StreamName,
 };
 use kube::runtime::events::{Event, EventType};
 

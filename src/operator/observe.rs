@@ -4,7 +4,7 @@ use super::{Context, validate};
 use crate::{
     api::{TaskGroup, TaskHandler},
     broker::{Broker, BrokerError, ConsumerInfo, StreamInfo},
-    names::{self, StreamName, keys},
+    protocol::{StreamName, keys},
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
@@ -68,9 +68,9 @@ pub fn deployment(ctx: &Context, group: &TaskGroup) -> Option<Arc<Deployment>> {
     let namespace = group.namespace().unwrap_or_default();
     let stored = ctx
         .deployments
-        .get(&ObjectRef::new(&names::deployment(&group.name_any())).within(&namespace));
+        .get(&ObjectRef::new(&keys::deployment(&group.name_any())).within(&namespace));
     ctx.written_deployments
-        .newer(stored, &namespace, &names::deployment(&group.name_any()))
+        .newer(stored, &namespace, &keys::deployment(&group.name_any()))
 }
 
 /// The TaskGroup of the namespace that keeps the queue which this one wants, too, if there is one.

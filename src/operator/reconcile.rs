@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{TaskGroup, TaskGroupStatus},
     broker,
-    names::{FINALIZER, keys},
+    protocol::keys::{self, FINALIZER},
 };
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};

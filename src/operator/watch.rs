@@ -9,7 +9,6 @@ use super::{
     metrics::{self, Metrics},
     observe,
     reconcile::{self, Next},
-    relay,
     retries::WatchBackoff,
     startup::scoped,
     status::find,
@@ -18,7 +17,8 @@ use crate::{
     admin::Health,
     api::{ConditionStatus, ConditionType, TaskGroup, TaskHandler},
     broker::{self, Broker, BrokerError, BrokerEvent},
-    names::{FIELD_MANAGER, StreamName},
+    protocol::{StreamName, keys::FIELD_MANAGER},
+    relay::Relay,
     supervisor::Supervisor,
 };
 use futures::{Stream, StreamExt};
@@ -95,8 +95,17 @@ pub fn start(
     services.background("group counts", done(count_groups(ctx.clone())));
     services.background("cancellation", cancel::run(ctx.clone()));
     services.background("dropped tasks", drops::run(ctx.clone()));
-    services.background("relay backlog", done(relay::watch(ctx.clone())));
-    services.graceful("relay", done(relay::run(ctx.clone(), shutdown.clone())));
+    let relay = Relay::new(
+        ctx.broker.clone(),
+        {
+            let ctx = ctx.clone();
+            Arc::new(move |queue| ctx.owner(queue))
+        },
+        ctx.shared_streams.clone(),
+        ctx.metrics.relay.clone(),
+    );
+    services.background("relay backlog", done(relay.clone().measure(ctx.settings.backlog_interval)));
+    services.graceful("relay", done(run_relay(relay, ctx.clone(), shutdown.clone())));
 
     let controller = Controller::for_stream(group_stream, groups.clone())
         .with_config(controller::Config::default().concurrency(args.concurrency))
@@ -193,6 +202,14 @@ fn watch_deployments(
         .touched_objects()
 }
 
+/// Runs the relay once it is known who owns which queue: before that, no task can be said to have none.
+async fn run_relay(relay: Relay, ctx: Arc<Context>, shutdown: CancellationToken) {
+    tokio::select! {
+        () = ctx.wait_for_groups() => relay.run(shutdown).await,
+        () = shutdown.cancelled() => {}
+    }
+}
+
 fn users_of(groups: &Store<TaskGroup>, handler: &TaskHandler) -> Vec<ObjectRef<TaskGroup>> {
     groups
         .state_filter(|group| {
@@ -259,7 +276,7 @@ fn unreachable(ctx: &Context) -> String {
 /// seen by this receiver only, so that the caller's shows the change, too.
 async fn prepare(ctx: &Context, readiness: &Health, mut link: tokio::sync::watch::Receiver<broker::Link>) {
     loop {
-        match ctx.ensure_shared_streams().await {
+        match ctx.shared_streams.ensure().await {
             Ok(()) => return readiness.ready(),
             Err(error) => {
                 tracing::warn!("waiting: {error}");

@@ -8,7 +8,7 @@ use super::{
     run_task::Run,
     trace::Trace,
 };
-use crate::task::is_ours;
+use crate::protocol::{dead_letter::MAX_ERROR, headers::is_ours};
 use std::time::Instant;
 
 /// Makes the task's `attempt`th attempt; says what it means, and what its callback is to tell.
@@ -25,7 +25,7 @@ pub async fn make(run: &Run<'_>, attempt: u32) -> (Verdict, End) {
     let keep = if callback::is_wanted(task) {
         callback::largest_body(worker)
     } else {
-        policy::MAX_ERROR
+        MAX_ERROR
     };
     let headers: Vec<_> = task.headers().filter(|(name, _)| !is_ours(name)).collect();
     let trace = Trace::of(&headers);

@@ -2,9 +2,14 @@
 //! off.
 
 use super::{Worker, in_hand::Found};
-use crate::broker::Question;
+use crate::{
+    broker::Question,
+    protocol::{
+        Kind,
+        cancel::{self, WorkerReply, WorkerState},
+    },
+};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::time;
 
@@ -12,22 +17,9 @@ use tokio::time;
 /// millisecond, as a rule.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Cancel {
-    id: String,
-    /// Number of the last message that is meant.
-    up_to: u64,
-}
-
-#[derive(Serialize)]
-struct Answer {
-    state: &'static str,
-}
-
 /// Answers for as long as it is polled.
 pub async fn answer(worker: Arc<Worker>) {
-    let questions = worker.broker.questions(worker.queue.cancel_question(), None).await;
+    let questions = worker.broker.questions(worker.queue.of(Kind::WorkerCancel), None).await;
     let Ok(mut questions) = questions.map(Box::pin) else {
         // Only a closed client refuses; then nothing else works either.
         return std::future::pending().await;
@@ -38,7 +30,7 @@ pub async fn answer(worker: Arc<Worker>) {
 }
 
 async fn cancel(worker: Arc<Worker>, question: Question) {
-    let Ok(Cancel { id, up_to }) = serde_json::from_slice(question.payload()) else {
+    let Ok(cancel::Question { id, up_to }) = serde_json::from_slice(question.payload()) else {
         tracing::warn!("a question about a cancelled task can't be read: run operator and workers of one version");
         return;
     };
@@ -47,19 +39,19 @@ async fn cancel(worker: Arc<Worker>, question: Question) {
             let _ = time::timeout(PATIENCE, over).await;
             // It may have ended by itself at the same moment.
             if worker.in_hand.is_finished(&id) {
-                "finished"
+                WorkerState::Finished
             } else {
-                "running"
+                WorkerState::Running
             }
         }
         Found::Waiting(over) => {
             let _ = time::timeout(PATIENCE, over).await;
-            "queued"
+            WorkerState::Queued
         }
-        Found::Removed => "queued",
-        Found::Finished => "finished",
-        Found::Nothing => "none",
+        Found::Removed => WorkerState::Queued,
+        Found::Finished => WorkerState::Finished,
+        Found::Nothing => WorkerState::None,
     };
-    tracing::info!(call_id = id, state, "somebody cancels the task");
-    question.answer(&Answer { state }).await;
+    tracing::info!(call_id = id, ?state, "somebody cancels the task");
+    question.answer(&WorkerReply { state }).await;
 }

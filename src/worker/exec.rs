@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     keep, processes,
-    task::headers,
+    protocol::headers,
     worker::{CommandLine, trace},
 };
 use bytes::{Bytes, BytesMut};

@@ -8,11 +8,15 @@
 //! not handed over. Nor will it be by a worker that had it before: a fence keeps out what that one sent and
 //! what arrives only now.
 
-use super::{backoff::Backoff, history::History, run_task::Run};
+use super::{backoff::Backoff, run_task::Run};
 use crate::{
     broker::{BrokerError, Receipt, StoredMessage, code},
-    names::{DEAD_STREAM, DELAY_STREAM, StreamName},
-    task::{dead_headers, history},
+    protocol::{
+        Kind, Origin, StreamName, dead_letter, headers,
+        history::{self, History},
+        id,
+        subject::{DEAD_STREAM, DELAY_STREAM},
+    },
 };
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -42,24 +46,15 @@ pub enum HandOver {
 pub async fn delay(run: &Run<'_>, history: &History, attempts: u32, at: Timestamp) -> HandOver {
     let Run { worker, task, id, .. } = *run;
     let sequence = task.stored().sequence;
-    let mut headers = history.continued(task.headers(), attempts, &run.origin());
-    headers.extend(scheduled(
+    let origin = run.origin();
+    let mut headers = history.continued(task.headers(), attempts, &origin, &run.terms.settings.group);
+    headers.extend(headers::schedule(
         at,
-        worker.queue.due(id, sequence),
-        delivery(run, task.delivered()),
+        worker.queue.of_message(Kind::Due, id, sequence),
+        origin.transfer(task.delivered()),
     ));
-    let subject = worker.queue.delay(id, sequence);
+    let subject = worker.queue.of_message(Kind::Delay, id, sequence);
     store(run, DELAY_STREAM, &subject, &headers, &task.payload()).await
-}
-
-/// The headers of what NATS is to put under `target` at a time, and to store once under `id`.
-pub fn scheduled(at: Timestamp, target: String, id: String) -> [(String, String); 3] {
-    [
-        ("Nats-Schedule", format!("@at {at}")),
-        ("Nats-Schedule-Target", target),
-        ("Nats-Msg-Id", id),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Stores something of the task under `subject`, until it is stored, or can't be, or the lease is lost.
@@ -100,11 +95,6 @@ pub async fn store(
     HandOver::Lost
 }
 
-/// What tells the hand-over of one delivery of the task from all others.
-pub fn delivery(run: &Run<'_>, number: u32) -> String {
-    format!("{}:{number}", run.origin())
-}
-
 /// Whether the task went on elsewhere already, and only its ack was lost. If not, it does not do so any more by a
 /// worker that had it before. `None` when the lease was lost before that could be told.
 pub async fn was_handed_over(run: &Run<'_>) -> Option<bool> {
@@ -132,14 +122,15 @@ pub async fn exceeds_limit(run: &Run<'_>) -> Option<bool> {
 async fn fence(run: &Run<'_>) -> Result<(), BrokerError> {
     let Run { worker, task, id, .. } = *run;
     let (queue, sequence) = (&worker.queue, task.stored().sequence);
-    let (delay, due) = (queue.fence("delay", id, sequence), queue.fence("due", id, sequence));
-    let dead = queue.dead_fence(id, sequence);
+    let origin = run.origin();
+    let [delay, due, dead] = [Kind::DelayTombstone, Kind::DueTombstone, Kind::DeadTombstone]
+        .map(|kind| queue.of_message(kind, id, sequence));
     // Should this worker die here, what it leaves goes away by itself.
     let at = worker.now().checked_add(PATIENCE).unwrap_or(Timestamp::MAX);
     let posts = (task.delivered().saturating_sub(FENCED).max(1)..task.delivered()).map(async |earlier| {
-        let delivery = delivery(run, earlier);
-        let plain = [("Nats-Msg-Id".to_owned(), delivery.clone())];
-        let scheduled = scheduled(at, due.clone(), delivery);
+        let transfer = origin.transfer(earlier);
+        let plain = [(id::MSG_ID.to_owned(), transfer.clone())];
+        let scheduled = headers::schedule(at, due.clone(), transfer);
         tokio::try_join!(post(run, &delay, &scheduled), post(run, &dead, &plain))
     });
     try_join_all(posts).await?;
@@ -165,9 +156,9 @@ async fn post(run: &Run<'_>, subject: &str, headers: &[(String, String)]) -> Res
 async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
     let Run { worker, task, id, .. } = *run;
     let (queue, broker) = (&worker.queue, &worker.broker);
-    let (origin, sequence) = (run.origin(), task.stored().sequence);
+    let (origin, sequence) = (run.origin().to_string(), task.stored().sequence);
     let (delays, own) = (StreamName::from(DELAY_STREAM), queue.stream());
-    for subject in [queue.delay(id, sequence), queue.due(id, sequence)] {
+    for subject in [Kind::Delay, Kind::Due].map(|kind| queue.of_message(kind, id, sequence)) {
         if broker.last_message(&delays, &subject).await?.is_some() {
             return Ok(true);
         }
@@ -175,15 +166,13 @@ async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
     let goes_on = |message: Option<StoredMessage>, header| {
         message.is_some_and(|message| message.header(header) == Some(origin.as_str()))
     };
-    for subject in [queue.task(id), queue.closed_task(id)] {
-        if goes_on(broker.last_message(&own, &subject).await?, history::ORIGIN) {
-            return Ok(true);
-        }
+    if goes_on(broker.last_message(&own, &queue.requeue(id)).await?, history::ORIGIN) {
+        return Ok(true);
     }
     let letter = broker
         .last_message(&StreamName::from(DEAD_STREAM), &queue.dead(id))
         .await?;
-    if goes_on(letter, dead_headers::ORIGIN) {
+    if goes_on(letter, dead_letter::ORIGIN) {
         return Ok(true);
     }
     Ok(broker.message_at(&own, sequence).await?.is_none())
@@ -191,24 +180,21 @@ async fn look(run: &Run<'_>) -> Result<bool, BrokerError> {
 
 /// Removes what a task that came back was before, until that is confirmed: what is left of it would bring
 /// the task back once more. `false` when the lease was lost before.
-pub async fn remove_predecessors(run: &Run<'_>) -> bool {
-    match run.task.header(history::ORIGIN) {
-        Some(origin) => ask(run, || remove(run, origin)).await.is_some(),
-        None => true,
-    }
+pub async fn remove_predecessors(run: &Run<'_>, origin: &Origin) -> bool {
+    ask(run, || remove(run, origin)).await.is_some()
 }
 
-async fn remove(run: &Run<'_>, origin: &str) -> Result<(), BrokerError> {
+async fn remove(run: &Run<'_>, origin: &Origin) -> Result<(), BrokerError> {
     let Run { worker, id, .. } = *run;
-    // A publisher may have written anything there.
-    let Some(sequence) = origin.rsplit(':').nth(1).and_then(|number| number.parse().ok()) else {
-        return Ok(());
-    };
+    let sequence = origin.stored.sequence;
     let (broker, own) = (&worker.broker, worker.queue.stream());
-    let (delays, due) = (StreamName::from(DELAY_STREAM), worker.queue.due(id, sequence));
+    let (delays, due) = (
+        StreamName::from(DELAY_STREAM),
+        worker.queue.of_message(Kind::Due, id, sequence),
+    );
     let (_, before) = tokio::try_join!(broker.remove(&delays, &due), broker.message_at(&own, sequence))?;
     match before {
-        Some(before) if before.stored().origin(&own) == origin => broker.delete_message(&own, sequence).await,
+        Some(before) if before.stored().origin(&own) == *origin => broker.delete_message(&own, sequence).await,
         // It is acknowledged, as a rule.
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use super::{
     retry_after,
     trace::{self, Trace},
 };
-use crate::{task::headers, worker::HandlerArgs};
+use crate::{protocol::headers, worker::HandlerArgs};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};

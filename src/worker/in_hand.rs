@@ -2,7 +2,7 @@
 //! or whose consumer was made again, forgot that it delivered them, and delivers them once more: then
 //! they are not run once more here.
 
-use crate::broker::Stored;
+use crate::protocol::Stored;
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},

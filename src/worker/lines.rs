@@ -1,6 +1,6 @@
 //! What a program writes to standard error, line by line, and the end of it. Pure.
 
-use super::policy::MAX_ERROR;
+use crate::protocol::dead_letter::MAX_ERROR;
 use std::collections::VecDeque;
 
 /// A line that is longer is taken for several.

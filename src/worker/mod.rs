@@ -63,7 +63,7 @@ pub use self::{
 use crate::{
     admin::{self, Health},
     broker::Broker,
-    names::{Queue, is_dns_label},
+    protocol::{Queue, subject::is_dns_label},
 };
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;

@@ -1,5 +1,6 @@
 //! What becomes of a task: the result of an attempt and its number decide. Pure.
 
+use crate::protocol::dead_letter::{Death, MAX_ERROR, Reason};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -49,9 +50,6 @@ impl Output {
     }
 }
 
-/// What of an output is kept as the reason of a failure: 1 KiB.
-pub const MAX_ERROR: usize = 1024;
-
 /// `EX_DATAERR` of sysexits.h: the exit code of a task that no further attempt would help.
 const PERMANENT_EXIT: i32 = 65;
 
@@ -67,46 +65,6 @@ pub enum Verdict {
     Close(Duration),
     /// It gets none.
     Dead(Death),
-}
-
-/// Why a task gets no further attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Death {
-    /// In a word.
-    pub reason: Reason,
-    /// What the last attempt said.
-    pub error: String,
-    /// HTTP status or exit code of the last attempt.
-    pub status: Option<i32>,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// Whether its last attempt failed just now.
-    pub failed_now: bool,
-}
-
-/// Why a task is dead, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Every attempt failed.
-    MaxAttempts,
-    /// The handler said that another attempt would not help.
-    Permanent,
-    /// The workers that ran it died or lost it, every time.
-    WorkerLost,
-    /// It waited longer than it may.
-    Expired,
-}
-
-impl Reason {
-    /// As the dead letter and the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxAttempts => "MaxAttempts",
-            Self::Permanent => "Permanent",
-            Self::WorkerLost => "WorkerLost",
-            Self::Expired => "Expired",
-        }
-    }
 }
 
 impl Verdict {

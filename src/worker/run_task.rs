@@ -5,15 +5,18 @@ use super::{
     callback::{self, End},
     closing, dead,
     handover::{self, HandOver},
-    history::{self, History},
+    history,
     in_hand::{Cut, Held, State},
     lease::Lease,
     metrics::Reason,
-    policy::{self, Death, Verdict},
+    policy::{self, Verdict},
     rate::{self, Turn},
     watch::{Known, Terms},
 };
-use crate::broker::{Delivery, LONGEST_CLOSING};
+use crate::{
+    broker::{Delivery, LONGEST_CLOSING},
+    protocol::{Kind, Origin, cancel, dead_letter::Death, history::History},
+};
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time;
@@ -71,8 +74,10 @@ pub struct Run<'a> {
     pub worker: &'a Worker,
     /// The task.
     pub task: &'a Delivery,
-    /// Its id.
+    /// Id of the task.
     pub id: &'a str,
+    /// Whether the task comes from its publisher or from the delays.
+    pub kind: Kind,
     /// That it is in hand.
     pub held: &'a Held,
     /// Its lease.
@@ -83,7 +88,7 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// The task's message, told from all others.
-    pub fn origin(&self) -> String {
+    pub fn origin(&self) -> Origin {
         self.task.stored().origin(&self.worker.queue.stream())
     }
 }
@@ -91,7 +96,7 @@ impl Run<'_> {
 /// Runs `task`, and tells the broker the outcome. Gives up without a word only when the lease is lost:
 /// then the broker gives the task to another worker.
 pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Option<Turn>) {
-    let Some(id) = worker.queue.task_id(task.subject()) else {
+    let Some((kind, id)) = worker.queue.task_id(task.subject()) else {
         // The stream has other subjects than the group's own: somebody edited it.
         tracing::error!(
             subject = task.subject(),
@@ -126,6 +131,7 @@ pub async fn run(worker: &Worker, task: Box<Delivery>, turn: Option<Turn>) {
         worker,
         task: &task,
         id,
+        kind,
         held: &held,
         lease: &lease,
         terms: &terms,
@@ -159,7 +165,7 @@ async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
     if !run.lease.is_held() {
         return lost(run);
     }
-    let history = History::of(task);
+    let history = history::of(task, run.kind);
     let attempt = history.attempts.saturating_add(task.delivered());
     if task.delivered() > 1 {
         if !Box::pin(run.lease.confirm()).await {
@@ -182,7 +188,9 @@ async fn work(run: &Run<'_>, turn: Option<Turn>) -> Outcome {
             None => return lost(run),
         }
     }
-    if history.is_continued() && !Box::pin(handover::remove_predecessors(run)).await {
+    if let Some(origin) = &history.origin
+        && !Box::pin(handover::remove_predecessors(run, origin)).await
+    {
         return lost(run);
     }
     let verdict = match may_start(run, &history, attempt, turn).await {
@@ -269,7 +277,7 @@ fn in_time(run: &Run<'_>, history: &History, attempt: u32, known: &Known) -> Res
         .as_ref()
         .filter(|terms| !std::ptr::eq(Arc::as_ptr(terms), run.terms));
     let settings = &changed.map_or(run.terms, Arc::as_ref).settings;
-    if settings.expire().is_some() && history.has_expired(settings, run.worker.now()) {
+    if settings.expire().is_some() && history::has_expired(history, settings, run.worker.now()) {
         return Err(NoStart::Dead(policy::expired(attempt, settings.expire())));
     }
     Ok(changed.cloned())
@@ -368,7 +376,7 @@ async fn cut_off(run: &Run<'_>, cut: Cut) -> Outcome {
 }
 
 async fn cancelled(run: &Run<'_>) -> Outcome {
-    let told = run.task.term("Cancelled", PATIENCE).await;
+    let told = run.task.term(cancel::TERM_REASON, PATIENCE).await;
     tracing::info!(call_id = run.id, confirmed = told.is_ok(), "cancelled");
     Outcome::Cancelled
 }
@@ -386,7 +394,7 @@ fn lost(run: &Run<'_>) -> Outcome {
 /// A task that this worker can't run or finish, as it stops, goes to another with the attempts that it had.
 async fn hand_back(run: &Run<'_>) -> Outcome {
     let (worker, task) = (run.worker, run.task);
-    let history = History::of(task);
+    let history = history::of(task, run.kind);
     let before = history.attempts.saturating_add(task.delivered()).saturating_sub(1);
     let handed_over = async {
         let handed_over = handover::delay(run, &history, before, worker.now()).await;

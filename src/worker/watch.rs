@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, BrokerError, ConsumerInfo},
-    names::{CONSUMER, Queue, keys},
-    settings::WorkerSettings,
+    protocol::{Queue, keys, settings::WorkerSettings},
 };
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -182,21 +181,21 @@ fn log_change(before: Option<&Terms>, now: &Terms) {
 
 /// The terms that a consumer states, or why it states none.
 fn read(consumer: Option<&ConsumerInfo>, queue: &Queue) -> Result<Option<Seen>, String> {
-    let stream = queue.stream();
+    let (stream, name) = (queue.stream(), queue.consumer());
     let Some(consumer) = consumer else {
         return Err(format!(
-            "NATS has no stream {stream} with a consumer {CONSUMER} yet: the operator makes them; look at the TaskGroup of queue {queue}"
+            "NATS has no stream {stream} with a consumer {name} yet: the operator makes them; look at the TaskGroup of queue {queue}"
         ));
     };
     let Some(text) = consumer.metadata(keys::SETTINGS) else {
         return Err(format!(
-            "the consumer {CONSUMER} of stream {stream} has no {} in its metadata: the operator writes it; look at the TaskGroup of queue {queue}",
+            "the consumer {name} of stream {stream} has no {} in its metadata: the operator writes it; look at the TaskGroup of queue {queue}",
             keys::SETTINGS
         ));
     };
     let settings = WorkerSettings::from_json(text).map_err(|error| {
         format!(
-            "{} of the consumer {CONSUMER} of stream {stream} can't be read ({error}): run operator and workers of one version",
+            "{} of the consumer {name} of stream {stream} can't be read ({error}): run operator and workers of one version",
             keys::SETTINGS
         )
     })?;
@@ -249,15 +248,15 @@ mod tests {
         for (consumer, says) in [
             (
                 None,
-                "NATS has no stream tg_a_b with a consumer workers yet: the operator makes them",
+                "NATS has no stream tg_a_b with a consumer workers-a yet: the operator makes them",
             ),
             (
                 Some(consumer(&json!({}))),
                 "has no taskgroup.io/settings in its metadata",
             ),
             (
-                Some(consumer(&json!({keys::SETTINGS: "{}"}))),
-                "missing field `group` at line 1 column 2): run operator and workers of one version",
+                Some(consumer(&json!({keys::SETTINGS: "{"}))),
+                "EOF while parsing an object at line 1 column 1): run operator and workers of one version",
             ),
         ] {
             let error = read(consumer.as_ref(), &queue).expect_err(says);

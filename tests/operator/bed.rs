@@ -175,8 +175,18 @@ impl Bed {
         format!("tg_{}_{queue}", self.namespace)
     }
 
+    /// Name of the durable consumer of every group's stream.
+    pub fn consumer(&self) -> String {
+        format!("workers-{}", self.namespace)
+    }
+
     pub fn subject(&self, queue: &str, id: &str) -> String {
         format!("tasks.{}.{queue}.{id}", self.namespace)
+    }
+
+    /// Where a task is once it came back from the delays.
+    pub fn requeued(&self, queue: &str, id: &str) -> String {
+        format!("requeue.{}.{queue}.{id}", self.namespace)
     }
 
     /// Puts a task into back-off, as a worker does.

@@ -92,7 +92,7 @@ async fn tasks_that_were_handed_out_before_a_cancelled_one_come_again_when_their
         bed.nats.publish(&bed.subject("acme", id), "").await;
     }
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
-    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();
     let take = async |count: usize| {
         let tasks = consumer.batch().max_messages(count).messages().await.unwrap();
         tasks.take(count).map(Result::unwrap).collect::<Vec<_>>().await
@@ -112,7 +112,7 @@ async fn a_task_that_leaves_its_queue_with_a_worker_that_is_not_heard_is_not_sai
     bed.made("acme", json!({"concurrency": 2})).await;
     bed.nats.publish(&bed.subject("acme", "1"), "").await;
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
-    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();
     let task = consumer.batch().max_messages(1).messages().await.unwrap().next().await;
     let subject = format!("worker-cancel.{}.acme", bed.namespace);
     let mut questions = bed.nats.client().await.subscribe(subject).await.unwrap();

@@ -11,7 +11,7 @@ impl Bed {
     async fn close(&self, queue: &str, time: SignedDuration) -> Timestamp {
         let until = Timestamp::now().checked_add(time).unwrap();
         let pause = json!({"pause_until": until.to_string()});
-        let subject = format!("CONSUMER.PAUSE.{}.workers", self.stream(queue));
+        let subject = format!("CONSUMER.PAUSE.{}.{}", self.stream(queue), self.consumer());
         let answer = self.nats.api(&subject, pause).await;
         assert_eq!(answer["paused"], true, "{answer}");
         until
@@ -119,7 +119,7 @@ async fn more_running_tasks_than_a_lowered_limit_are_shown_until_they_are_done()
         bed.nats.publish(&bed.subject("acme", &id.to_string()), "").await;
     }
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
-    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();
     let messages = consumer.fetch().max_messages(4).messages().await.unwrap();
     let running: Vec<_> = messages.map(Result::unwrap).collect().await;
     bed.until("four run", || async {
@@ -173,7 +173,8 @@ async fn dropped_tasks_are_told_and_cancelled_ones_are_not() {
         bed.made(name, json!({"concurrency": 10, "deadLetter": {"enabled": keeps}}))
             .await;
         let stream = bed.nats.jetstream().await.get_stream(bed.stream(name)).await.unwrap();
-        let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+        let consumer: async_nats::jetstream::consumer::PullConsumer =
+            stream.get_consumer(&bed.consumer()).await.unwrap();
         for reason in ["Cancelled", "MaxAttempts"] {
             bed.nats.publish(&bed.subject(name, reason), "").await;
             let mut tasks = consumer.fetch().max_messages(1).messages().await.unwrap();

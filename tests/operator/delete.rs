@@ -19,7 +19,7 @@ async fn with_tasks(policy: &str) -> Bed {
 async fn run_all(bed: &Bed) {
     use futures::StreamExt;
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
-    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();
     let mut tasks = consumer.fetch().max_messages(100).messages().await.unwrap();
     while let Some(task) = tasks.next().await {
         task.unwrap().double_ack().await.unwrap();
@@ -63,8 +63,8 @@ async fn drain_runs_what_is_queued_and_takes_nothing_new() {
     bed.delete("acme").await;
     let message = bed.until_reason("acme", "Draining").await;
     assert!(message.contains("2 tasks are to be run first"), "{message}");
-    let closed = format!("closed.{}.acme.>", bed.namespace);
-    bed.until_stream("acme", "subjects", json!([closed])).await;
+    let draining = format!("requeue.{}.acme.>", bed.namespace);
+    bed.until_stream("acme", "subjects", json!([draining])).await;
     let refused = bed
         .nats
         .jetstream()
@@ -171,9 +171,9 @@ async fn drain_waits_for_tasks_in_back_off_and_runs_them() {
         (bed.nats.messages(&bed.stream("acme")).await == 1).then_some(())
     })
     .await;
-    let closed = format!("closed.{}.acme.3", bed.namespace);
+    let requeued = format!("requeue.{}.acme.3", bed.namespace);
     assert_eq!(bed.nats.count(&bed.stream("acme"), ">").await, 1);
-    assert_eq!(bed.nats.count(&bed.stream("acme"), &closed).await, 1);
+    assert_eq!(bed.nats.count(&bed.stream("acme"), &requeued).await, 1);
     run_all(&bed).await;
     bed.until_gone("acme").await;
     assert_eq!(bed.group_streams().await, [""; 0]);
@@ -193,7 +193,7 @@ async fn delete_if_empty_waits_for_tasks_in_back_off() {
         "{message}"
     );
     bed.until("the task comes back", || async {
-        (bed.nats.count(&bed.stream("acme"), &bed.subject("acme", "1")).await == 1).then_some(())
+        (bed.nats.count(&bed.stream("acme"), &bed.requeued("acme", "1")).await == 1).then_some(())
     })
     .await;
     run_all(&bed).await;

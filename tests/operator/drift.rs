@@ -14,7 +14,7 @@ async fn a_deleted_stream_consumer_or_deployment_is_made_again() {
     let stream = bed.stream("acme");
 
     bed.nats
-        .api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({}))
+        .api(&format!("CONSUMER.DELETE.{stream}.{}", bed.consumer()), json!({}))
         .await;
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
 
@@ -50,13 +50,16 @@ async fn an_edited_stream_consumer_or_deployment_is_put_back() {
     let mut config = bed.nats.consumer(&stream).await.unwrap()["config"].clone();
     config["max_ack_pending"] = json!(99);
     let edit = json!({"stream_name": stream, "config": config, "action": "update"});
-    let edited = bed.nats.api(&format!("CONSUMER.CREATE.{stream}.workers"), edit).await;
+    let edited = bed
+        .nats
+        .api(&format!("CONSUMER.CREATE.{stream}.{}", bed.consumer()), edit)
+        .await;
     assert_eq!(edited["config"]["max_ack_pending"], 99);
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
 
     bed.nats
         .api(
-            &format!("CONSUMER.PAUSE.{stream}.workers"),
+            &format!("CONSUMER.PAUSE.{stream}.{}", bed.consumer()),
             json!({"pause_until": "2100-01-01T00:00:00Z"}),
         )
         .await;
@@ -95,7 +98,7 @@ async fn an_edit_made_while_the_operator_was_away_is_put_back() {
     bed.stop_operator().await;
     let stream = bed.stream("acme");
     bed.nats
-        .api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({}))
+        .api(&format!("CONSUMER.DELETE.{stream}.{}", bed.consumer()), json!({}))
         .await;
     let edit = json!({"spec": {"replicas": 7}});
     bed.deployments()
@@ -155,7 +158,10 @@ async fn a_reconcile_without_a_change_writes_nothing() {
     let so_far = reconciles(&bed);
     let same = json!({"stream_name": bed.stream("acme"), "config": consumer["config"], "action": "update"});
     bed.nats
-        .api(&format!("CONSUMER.CREATE.{}.workers", bed.stream("acme")), same)
+        .api(
+            &format!("CONSUMER.CREATE.{}.{}", bed.stream("acme"), bed.consumer()),
+            same,
+        )
         .await;
     // It looks at once, and once more when the request must be through.
     bed.until("it was looked at", || async {
@@ -163,7 +169,7 @@ async fn a_reconcile_without_a_change_writes_nothing() {
     })
     .await;
     assert_eq!(written(&bed), before, "writes to Kubernetes");
-    let hand_made = format!("CONSUMER.CREATE.{}.workers", bed.stream("acme"));
+    let hand_made = format!("CONSUMER.CREATE.{}.{}", bed.stream("acme"), bed.consumer());
     let mut writes = audit.writes().await;
     writes.retain(|subject| *subject != hand_made);
     assert_eq!(writes, Vec::<String>::new(), "writes to NATS");
@@ -213,7 +219,7 @@ async fn the_backlog_reaches_the_status() {
         .publish(&format!("dead.{}.acme.7", bed.namespace), "a dead one")
         .await;
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
-    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("workers").await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();
     let _running = consumer.fetch().max_messages(2).messages().await.unwrap();
     bed.until("the numbers arrive", || async {
         let status = bed.status("acme").await;

@@ -98,7 +98,7 @@ async fn a_task_whose_back_off_is_over_goes_back_with_its_history_and_its_own_he
     })
     .await;
     let task = bed.queued("acme").await.pop().unwrap();
-    assert_eq!(task.subject.as_str(), bed.subject("acme", "a.b"));
+    assert_eq!(task.subject.as_str(), bed.requeued("acme", "a.b"));
     assert_eq!(task.payload.as_ref(), b"payload");
     let headers: BTreeSet<_> = task
         .headers
@@ -106,7 +106,7 @@ async fn a_task_whose_back_off_is_over_goes_back_with_its_history_and_its_own_he
         .map(|(name, values)| format!("{name}: {}", values[0]))
         .collect();
     let expected = [
-        "Nats-Msg-Id: retry:tg_x_acme:7:1790230470084404000",
+        "Nats-Msg-Id: requeue:tg_x_acme:7:1790230470084404000",
         "Taskgroup-Attempts: 1",
         "Taskgroup-Origin: tg_x_acme:7:1790230470084404000",
         "X-Mine: kept",

@@ -26,7 +26,7 @@ use std::{
 };
 use taskgroup::{
     api::{TaskGroup, TaskHandler},
-    names::{DEAD_STREAM, DELAY_STREAM},
+    protocol::subject::{DEAD_STREAM, DELAY_STREAM},
 };
 use tokio::sync::{Mutex, RwLock};
 
@@ -261,7 +261,8 @@ impl Bed {
 
     /// Where tasks still wait, and what their consumers say.
     pub async fn whereabouts(&self) -> String {
-        let queues = self.groups.iter().map(|group| (self.stream(group), "workers"));
+        let consumer = format!("workers-{}", self.namespace);
+        let queues = self.groups.iter().map(|group| (self.stream(group), consumer.as_str()));
         let mut found = Vec::new();
         for (stream, consumer) in queues.chain([(DELAY_STREAM.to_owned(), "relay")]) {
             let request = json!({"subjects_filter": ">"});

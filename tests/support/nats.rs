@@ -18,6 +18,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use taskgroup::protocol::StreamName;
 
 /// How long the server may take to become ready; it takes about 0.1 s.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -201,9 +202,10 @@ impl NatsServer {
         answer["state"]["messages"].as_u64().unwrap_or(0)
     }
 
-    /// The consumer `workers` of a stream; `None` where there is none.
+    /// The workers' consumer of a group's stream; `None` where there is none.
     pub async fn consumer(&self, stream: &str) -> Option<Value> {
-        let answer = self.api(&format!("CONSUMER.INFO.{stream}.workers"), json!({})).await;
+        let consumer = StreamName::from(stream).consumer();
+        let answer = self.api(&format!("CONSUMER.INFO.{stream}.{consumer}"), json!({})).await;
         answer.get("config").is_some().then_some(answer)
     }
 

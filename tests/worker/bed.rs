@@ -14,8 +14,11 @@ use std::{
 };
 use taskgroup::{
     broker::{Arrival, Broker, ConsumerConfig, Delivery, NatsArgs, StreamConfig, dead_letters, delays, overlay, rates},
-    names::{self, DEAD_STREAM, DELAY_STREAM, Queue, StreamName},
-    settings::{Rate, WorkerSettings},
+    protocol::{
+        Kind, Queue, StreamName, keys,
+        settings::{Rate, WorkerSettings},
+        subject::{DEAD_STREAM, DELAY_STREAM},
+    },
 };
 use tokio::time::sleep;
 
@@ -76,8 +79,8 @@ impl Group {
     }
 
     fn consumer(&self) -> ConsumerConfig {
-        let metadata = BTreeMap::from([(names::keys::SETTINGS.to_owned(), self.settings.to_json())]);
-        ConsumerConfig::workers(self.concurrency, self.ack_wait, metadata)
+        let metadata = BTreeMap::from([(keys::SETTINGS.to_owned(), self.settings.to_json())]);
+        ConsumerConfig::workers("workers-crawl".into(), self.concurrency, self.ack_wait, metadata)
     }
 }
 
@@ -147,7 +150,7 @@ impl Bed {
     pub async fn create_stream(&self) {
         let config = StreamConfig {
             name: self.stream().to_string(),
-            subjects: vec![self.queue.subjects()],
+            subjects: self.queue.subjects(),
             retention: taskgroup::broker::Retention::WorkQueue,
             ..dead_letters("test", 1)
         };
@@ -261,7 +264,7 @@ impl Bed {
     pub async fn ask_to_cancel(&self, id: &str, up_to: u64) -> String {
         let question = serde_json::json!({"id": id, "upTo": up_to}).to_string();
         let client = self.nats.client().await;
-        let answer = client.request(self.queue.cancel_question(), question.into()).await;
+        let answer = client.request(self.queue.of(Kind::WorkerCancel), question.into()).await;
         let answer: Value = serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
         answer["state"].as_str().expect("a state").to_owned()
     }
@@ -272,7 +275,7 @@ impl Bed {
         let inbox = client.new_inbox();
         let answers = client.subscribe(inbox.clone()).await.expect("an inbox");
         let question = r#"{"id": "nobody's", "upTo": 0}"#;
-        let asked = client.publish_with_reply(self.queue.cancel_question(), inbox, question.into());
+        let asked = client.publish_with_reply(self.queue.of(Kind::WorkerCancel), inbox, question.into());
         asked.await.expect("a question");
         assert_eq!(answers.take(workers).count().await, workers);
     }

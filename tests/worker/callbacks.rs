@@ -5,9 +5,9 @@ use crate::{
     handler::{Call, Handler, Hold, held, ok},
 };
 use axum::http::StatusCode;
-use taskgroup::{
-    names::{DEAD_STREAM, DELAY_STREAM},
+use taskgroup::protocol::{
     settings::WorkerSettings,
+    subject::{DEAD_STREAM, DELAY_STREAM},
 };
 
 fn group() -> Group {

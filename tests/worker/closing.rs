@@ -7,7 +7,7 @@ use crate::{
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::{Arc, Mutex};
-use taskgroup::names::{DEAD_STREAM, DELAY_STREAM};
+use taskgroup::protocol::subject::{DEAD_STREAM, DELAY_STREAM};
 
 /// Refuses the first task until `seconds` later, and notes what comes before.
 struct Refuses {

@@ -9,7 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use taskgroup::names::DEAD_STREAM;
+use taskgroup::protocol::subject::DEAD_STREAM;
 
 /// A directory for what the tasks leave for the test to see, and a worker that runs `sh -c SCRIPT` with it
 /// as `$1`.

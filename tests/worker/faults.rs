@@ -81,7 +81,7 @@ async fn a_handler_that_goes_away_costs_the_waiting_tasks_no_attempt() {
     let back = Handler::start_on(addr, Arc::default(), |_| async { ok() }).await;
     worker.ready().await;
     bed.empty_queue().await;
-    assert_eq!(bed.nats.messages(taskgroup::names::DEAD_STREAM).await, 0);
+    assert_eq!(bed.nats.messages(taskgroup::protocol::subject::DEAD_STREAM).await, 0);
     for call in back.books.calls() {
         if call.task().parse::<u32>().is_ok_and(|id| id >= 10) {
             assert_eq!(
@@ -174,7 +174,7 @@ async fn what_nats_forgot_to_have_delivered_is_cut_off_before_another_worker_get
 
     bed.nats.stop();
     // What a server that crashes may have lost: here, all of it.
-    let state = "store-0/jetstream/$G/streams/tg_crawl_acme/obs/workers/o.dat";
+    let state = "store-0/jetstream/$G/streams/tg_crawl_acme/obs/workers-crawl/o.dat";
     std::fs::remove_file(bed.nats.dir().join(state)).expect("the consumer's state");
     proxy.cut();
     bed.nats.resume().await;
@@ -244,10 +244,10 @@ async fn a_consumer_that_is_deleted_and_made_again_is_pulled_from_again() {
     let handler = Handler::start(|_| async { ok() }).await;
     let worker = bed.ready_worker(&handler.url()).await;
     bed.nats
-        .api("CONSUMER.DELETE.tg_crawl_acme.workers", serde_json::json!({}))
+        .api("CONSUMER.DELETE.tg_crawl_acme.workers-crawl", serde_json::json!({}))
         .await;
     worker
-        .not_ready("NATS has no stream tg_crawl_acme with a consumer workers")
+        .not_ready("NATS has no stream tg_crawl_acme with a consumer workers-crawl")
         .await;
     bed.create_consumer(&group).await;
     worker.ready().await;
@@ -271,7 +271,7 @@ async fn a_task_that_the_broker_forgot_to_have_delivered_is_not_run_again() {
         until("it runs", async || handler.books.running() == 1).await;
         // The new consumer knows of no delivery, and answers no ack for one.
         bed.nats
-            .api("CONSUMER.DELETE.tg_crawl_acme.workers", serde_json::json!({}))
+            .api("CONSUMER.DELETE.tg_crawl_acme.workers-crawl", serde_json::json!({}))
             .await;
         bed.create_consumer(&group).await;
         if concurrency > 1 {

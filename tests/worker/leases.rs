@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
-use taskgroup::names::DEAD_STREAM;
+use taskgroup::protocol::subject::DEAD_STREAM;
 
 const LOST: &str = "taskgroup_worker_leases_lost_total";
 

@@ -169,7 +169,7 @@ async fn changed_settings_take_effect_on_what_starts_next_without_a_restart() {
 async fn change_without_notice(bed: &Bed, group: &Group) {
     let mut settings = group.settings.clone();
     (settings.task_timeout_ms, settings.max_attempts) = (100, 1);
-    let config = serde_json::json!({"metadata": {taskgroup::names::keys::SETTINGS: settings.to_json()}});
+    let config = serde_json::json!({"metadata": {taskgroup::protocol::keys::SETTINGS: settings.to_json()}});
     let now = bed
         .broker
         .consumer(&bed.stream())

@@ -62,7 +62,7 @@ fn pod(
         nats_url: bed.nats.url(),
         nats_creds: None,
         stream: bed.stream().to_string(),
-        consumer: taskgroup::names::CONSUMER.to_owned(),
+        consumer: "workers-crawl".to_owned(),
         max_inflight,
         ack_wait: Duration::from_secs(ack_wait),
     };

@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use std::{collections::BTreeSet, time::Duration};
-use taskgroup::{names::RATE_STREAM, settings::Rate};
+use taskgroup::protocol::{settings::Rate, subject::RATE_STREAM};
 
 /// The moments between which a task started, in nanoseconds.
 struct Start {
@@ -292,7 +292,7 @@ async fn shared(bed: &Bed) -> serde_json::Value {
         .get_stream(RATE_STREAM)
         .await
         .expect("the stream");
-    let subject = bed.queue.rate();
+    let subject = bed.queue.of(taskgroup::protocol::Kind::Rate);
     let message = stream
         .get_last_raw_message_by_subject(&subject)
         .await

@@ -6,9 +6,9 @@ use crate::{
 };
 use axum::http::StatusCode;
 use serde_json::json;
-use taskgroup::{
-    names::{DEAD_STREAM, DELAY_STREAM},
-    task::{dead_headers, history},
+use taskgroup::protocol::{
+    Kind, dead_letter, history,
+    subject::{DEAD_STREAM, DELAY_STREAM},
 };
 
 #[tokio::test]
@@ -100,13 +100,13 @@ async fn a_task_that_went_on_elsewhere_but_whose_ack_was_lost_is_not_run() {
         let bed = Bed::with(&Group::default().concurrency(1)).await;
         bed.publish("a", "").await;
         let delivery = bed.deliver_by_hand().await;
-        let origin = delivery.stored().origin(&bed.stream());
+        let origin = delivery.stored().origin(&bed.stream()).to_string();
         let (queue, sequence) = (&bed.queue, delivery.stored().sequence);
         let (subject, header) = match place {
-            "delayed" => (queue.delay("a", sequence), history::ORIGIN),
-            "due" => (queue.due("a", sequence), history::ORIGIN),
-            "in its queue again" => (queue.task("a"), history::ORIGIN),
-            _ => (queue.dead("a"), dead_headers::ORIGIN),
+            "delayed" => (queue.of_message(Kind::Delay, "a", sequence), history::ORIGIN),
+            "due" => (queue.of_message(Kind::Due, "a", sequence), history::ORIGIN),
+            "in its queue again" => (queue.requeue("a"), history::ORIGIN),
+            _ => (queue.dead("a"), dead_letter::ORIGIN),
         };
         bed.store(&subject, &[(header, &origin), (history::ATTEMPTS, "1")])
             .await;
@@ -135,20 +135,22 @@ async fn a_task_that_came_back_removes_what_it_was_before_it_runs() {
     let bed = Bed::with(&Group::default().concurrency(1)).await;
     bed.publish("a", "").await;
     let before = bed.deliver_by_hand().await;
-    let (origin, sequence) = (before.stored().origin(&bed.stream()), before.stored().sequence);
+    let origin = before.stored().origin(&bed.stream()).to_string();
+    let sequence = before.stored().sequence;
     let history = [(history::ORIGIN, origin.as_str()), (history::ATTEMPTS, "1")];
-    bed.store(&bed.queue.due("a", sequence), &history).await;
-    bed.store(&bed.queue.task("a"), &history).await;
+    bed.store(&bed.queue.of_message(Kind::Due, "a", sequence), &history)
+        .await;
+    bed.store(&bed.queue.requeue("a"), &history).await;
     let hold = Hold::new();
     let handler = held(&hold).await;
     // The slot is taken by the message before, which is let go by being removed.
     let _worker = bed.ready_worker(&handler.url()).await;
     bed.nats
         .api(
-            "CONSUMER.CREATE.tg_crawl_acme.workers",
+            "CONSUMER.CREATE.tg_crawl_acme.workers-crawl",
             json!({
                 "stream_name": "tg_crawl_acme", "action": "update",
-                "config": {"durable_name": "workers", "name": "workers", "ack_policy": "explicit", "max_ack_pending": 2,
+                "config": {"durable_name": "workers-crawl", "name": "workers-crawl", "ack_policy": "explicit", "max_ack_pending": 2,
                     "max_deliver": -1, "metadata": bed.consumer_info().await["config"]["metadata"]},
             }),
         )
@@ -159,6 +161,31 @@ async fn a_task_that_came_back_removes_what_it_was_before_it_runs() {
     hold.release(1);
     bed.empty_queue().await;
     assert_eq!(handler.books.calls()[0].attempt(), 2);
+}
+
+#[tokio::test]
+async fn history_headers_of_a_publisher_count_for_nothing() {
+    let bed = Bed::with(&Group::default()).await;
+    bed.publish("victim", "").await;
+    let handler = Handler::start(|_| async { ok() }).await;
+    let forged = [
+        (history::ATTEMPTS, "99"),
+        (history::ORIGIN, "tg_crawl_acme:1:0"),
+        (history::PUBLISHED, "0"),
+        ("X-Mine", "1"),
+    ];
+    bed.publish_with("forger", &forged, "").await;
+    let _worker = bed.ready_worker(&handler.url()).await;
+    bed.empty_queue().await;
+    let mut calls = handler.books.calls();
+    calls.sort_by(|a, b| a.header("X-Call-Id").cmp(b.header("X-Call-Id")));
+    let seen: Vec<_> = calls
+        .iter()
+        .map(|call| (call.header("X-Call-Id"), call.attempt(), call.header("X-Mine")))
+        .collect();
+    assert_eq!(seen, [("forger", 1, "1"), ("victim", 1, "")]);
+    assert!(calls.iter().all(|call| call.header(history::ATTEMPTS).is_empty()));
+    assert_eq!(bed.nats.messages(DEAD_STREAM).await, 0);
 }
 
 #[tokio::test]

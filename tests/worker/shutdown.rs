@@ -69,7 +69,7 @@ async fn workers_that_come_and_go_run_each_task_exactly_once() {
     }
     bed.empty_queue().await;
     // With one attempt each, a task that was handed back, or delivered to nobody, would be dead now.
-    assert_eq!(bed.nats.messages(taskgroup::names::DEAD_STREAM).await, 0);
+    assert_eq!(bed.nats.messages(taskgroup::protocol::subject::DEAD_STREAM).await, 0);
     assert_eq!(handler.books.calls().len(), 4000);
     assert!(
         handler.books.peak() <= 20,

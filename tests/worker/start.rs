@@ -5,7 +5,7 @@ use crate::{
     handler::{Handler, ok},
 };
 use std::{net::SocketAddr, process::Command, sync::Arc};
-use taskgroup::names::keys;
+use taskgroup::protocol::keys;
 
 #[tokio::test]
 async fn a_worker_waits_for_its_consumer_and_for_settings_it_can_read() {
@@ -13,11 +13,12 @@ async fn a_worker_waits_for_its_consumer_and_for_settings_it_can_read() {
     let handler = Handler::start(|_| async { ok() }).await;
     let worker = bed.worker(&handler.url()).await;
     worker
-        .not_ready("NATS has no stream tg_crawl_acme with a consumer workers yet: the operator makes them; look at the TaskGroup of queue crawl/acme")
+        .not_ready("NATS has no stream tg_crawl_acme with a consumer workers-crawl yet: the operator makes them; look at the TaskGroup of queue crawl/acme")
         .await;
     bed.create_stream().await;
     bed.publish("early", "").await;
-    let bare = taskgroup::broker::ConsumerConfig::workers(1, Group::default().ack_wait, [].into());
+    let bare =
+        taskgroup::broker::ConsumerConfig::workers("workers-crawl".into(), 1, Group::default().ack_wait, [].into());
     bed.broker
         .create_consumer(&bed.stream(), &bare)
         .await

@@ -9,8 +9,10 @@ use self::json::merge;
 use super::validate::{ValidGroup, ValidHandler};
 use crate::{
     broker::{ConsumerConfig, Discard, Retention, StreamConfig},
-    names::{self, keys},
-    settings::{Rate, WorkerSettings},
+    protocol::{
+        keys,
+        settings::{Rate, WorkerSettings},
+    },
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, hash::Hasher, time::Duration};
@@ -62,17 +64,17 @@ pub fn owner_metadata(group: &ValidGroup, instance: &str) -> BTreeMap<String, St
     ])
 }
 
-/// The stream of a group. A `closed` one takes no new tasks.
-pub fn stream(group: &ValidGroup, instance: &str, closed: bool) -> StreamConfig {
+/// The stream of a group. A `draining` one takes no new tasks.
+pub fn stream(group: &ValidGroup, instance: &str, draining: bool) -> StreamConfig {
     let storage = &group.storage;
     StreamConfig {
         name: group.queue.stream().as_str().into(),
         shared: None,
-        subjects: vec![if closed {
-            group.queue.closed_subjects()
+        subjects: if draining {
+            group.queue.draining_subjects()
         } else {
             group.queue.subjects()
-        }],
+        },
         retention: Retention::WorkQueue,
         storage: storage.storage,
         discard: Discard::New,
@@ -89,7 +91,7 @@ pub fn stream(group: &ValidGroup, instance: &str, closed: bool) -> StreamConfig 
 pub fn consumer(group: &ValidGroup, instance: &str, callback_allow: &[String]) -> ConsumerConfig {
     let mut metadata = owner_metadata(group, instance);
     metadata.insert(keys::SETTINGS.into(), settings(group, callback_allow).to_json());
-    ConsumerConfig::workers(group.concurrency, group.ack_wait, metadata)
+    ConsumerConfig::workers(group.queue.consumer(), group.concurrency, group.ack_wait, metadata)
 }
 
 /// What the workers of a group keep to.
@@ -120,14 +122,14 @@ pub fn selector(group: &str) -> BTreeMap<String, String> {
 pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings) -> Value {
     let mut labels = json!({
         "app.kubernetes.io/name": "taskgroup-worker",
-        "app.kubernetes.io/managed-by": names::FIELD_MANAGER,
+        "app.kubernetes.io/managed-by": keys::FIELD_MANAGER,
     });
     merge(&mut labels, &json!(selector(&group.name)));
     let mut deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": names::deployment(&group.name),
+            "name": keys::deployment(&group.name),
             "namespace": group.queue.namespace,
             "labels": labels,
             "ownerReferences": [{

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     api::{HANDLER_CONTAINER, KeyRef, WORKER_ADMIN_PORT, WORKER_CONTAINER},
-    names::CONSUMER,
     operator::validate::{Ca, Run, ValidGroup, ValidHandler},
 };
 use serde_json::{Map, Value, json};
@@ -213,7 +212,7 @@ fn tell_where(code: &mut Map<String, Value>, group: &ValidGroup, pods: &PodSetti
         variable("TASKGROUP_QUEUE", &group.queue.name),
         variable("NATS_URL", &pods.nats_url),
         variable("STREAM", group.queue.stream().as_str()),
-        variable("CONSUMER", CONSUMER),
+        variable("CONSUMER", &group.queue.consumer()),
         variable("MAX_INFLIGHT", &group.max_inflight_per_pod.to_string()),
         // Whole seconds, rounded down: every language reads them, and a little early does no harm.
         variable("ACK_WAIT", &group.ack_wait.as_secs().to_string()),

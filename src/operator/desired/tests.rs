@@ -315,7 +315,7 @@ fn native_tells_the_users_container_where_its_tasks_are() {
             variable("TASKGROUP_QUEUE", "acme"),
             variable("NATS_URL", "nats://nats:4222"),
             variable("STREAM", "tg_crawl_acme"),
-            variable("CONSUMER", "workers"),
+            variable("CONSUMER", "workers-crawl"),
             variable("MAX_INFLIGHT", "100"),
             variable("ACK_WAIT", "2"),
             variable("NATS_CREDS", "/etc/taskgroup/nats/nats.creds"),

@@ -3,8 +3,8 @@
 use super::{Ownership, Refusal, ownership};
 use crate::{
     broker::differences,
-    names::keys,
     operator::{desired, observe::BrokerView, validate::ValidGroup},
+    protocol::keys,
 };
 
 /// What is to be done next for a group that is being deleted.

@@ -15,7 +15,7 @@ use crate::{
     broker::{
         BrokerError, ConsumerConfig, ConsumerInfo, Difference, Pause, StreamConfig, StreamInfo, differences, overlay,
     },
-    names::keys,
+    protocol::keys,
 };
 use serde_json::Value;
 

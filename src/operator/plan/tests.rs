@@ -253,7 +253,7 @@ fn a_refusal_says_what_to_do() {
 #[test]
 fn an_end_keeps_to_the_deletion_policy() {
     use DeletionPolicy::{Delete, DeleteIfEmpty, Drain, Retain};
-    let closed = json!({"subjects": ["closed.crawl.acme.>"]});
+    let closed = json!({"subjects": ["requeue.crawl.acme.>"]});
     let open = json!({});
     // Policy, whether the queue is closed, messages in it, abandoned → what comes next.
     for (policy, fields, messages, abandon, expected) in [
@@ -295,7 +295,7 @@ fn an_end_keeps_to_the_deletion_policy() {
 #[test]
 fn a_queue_is_empty_only_when_no_task_is_in_back_off_or_on_its_way() {
     let mut group = group();
-    let closed = seen(&group, &json!({"subjects": ["closed.crawl.acme.>"]}));
+    let closed = seen(&group, &json!({"subjects": ["requeue.crawl.acme.>"]}));
     let some = |tasks, moved| Delayed { tasks, moved };
     for (delayed, waits) in [(some(0, false), false), (some(3, false), true), (some(0, true), true)] {
         for (policy, still_closed) in [(DeletionPolicy::Drain, true), (DeletionPolicy::DeleteIfEmpty, false)] {

@@ -12,6 +12,7 @@ use super::{
     validate::{Invalid, ValidGroup},
 };
 use crate::api::{Condition, ConditionStatus, ConditionType, TaskGroupStatus};
+use crate::protocol::Kind;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 
@@ -95,7 +96,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
     let Findings { group, before, .. } = findings;
     let handler = handler_verdict(&group.handler, &findings.handler);
     let stream = broker_verdict(&findings.outcome.stream, "stream", group.queue.stream().as_str());
-    let consumer = broker_verdict(&findings.outcome.consumer, "consumer", "workers");
+    let consumer = broker_verdict(&findings.outcome.consumer, "consumer", &group.queue.consumer());
     let workers = workers_verdict(findings);
     let ready = readiness(
         group,
@@ -338,7 +339,7 @@ fn readiness(
             format!(
                 "the pipeline runs up to {} tasks at once from {}",
                 group.concurrency,
-                group.queue.subjects()
+                group.queue.all(Kind::Tasks)
             ),
         ),
     }

@@ -4,8 +4,11 @@ use super::{Invalid, Problems};
 use crate::{
     api::{self, DeletionPolicy, EnvVar, StorageType, TaskGroup, limits},
     broker,
-    names::{MAX_LABEL, Queue, is_dns_label},
-    settings::Rate,
+    protocol::{
+        Queue,
+        settings::Rate,
+        subject::{MAX_LABEL, is_dns_label},
+    },
 };
 use kube::ResourceExt;
 use std::{collections::HashSet, time};

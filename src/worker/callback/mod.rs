@@ -16,8 +16,12 @@ use super::{
 };
 use crate::{
     broker::{Delivery, Question},
-    names::{DELAY_STREAM, StreamName},
-    task::{callback_headers as names, headers},
+    protocol::{
+        Kind, StreamName,
+        callback::{self as names, Reply, Report},
+        headers,
+        subject::DELAY_STREAM,
+    },
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -109,13 +113,13 @@ pub async fn begin(run: &Run<'_>, end: &End) -> HandOver {
     }
     let sequence = task.stored().sequence;
     let (waits, due) = (
-        worker.queue.callback(id, sequence),
-        worker.queue.callback_due(id, sequence),
+        worker.queue.of_message(Kind::Callback, id, sequence),
+        worker.queue.of_message(Kind::CallbackDue, id, sequence),
     );
     let callback = headers_of(run, url, end);
     let at = worker.now().checked_add(DUE_AFTER).unwrap_or_default();
     let mut headers = callback.clone();
-    headers.extend(handover::scheduled(at, due, format!("callback:{}", run.origin())));
+    headers.extend(headers::schedule(at, due, run.origin().callback()));
     let stored = handover::store(run, DELAY_STREAM, &waits, &headers, &end.body).await;
     if stored == HandOver::Stored
         && let Ok(permit) = worker.callbacks.free.clone().try_acquire_owned()
@@ -135,29 +139,28 @@ pub async fn begin(run: &Run<'_>, end: &End) -> HandOver {
 }
 
 fn headers_of(run: &Run<'_>, url: &str, end: &End) -> Vec<(String, String)> {
-    let mut all = vec![
-        (names::URL, url.to_owned()),
-        (headers::CALL_ID, run.id.to_owned()),
-        (names::FUNCTION_NAME, run.terms.settings.group.clone()),
-        (names::FUNCTION_STATUS, end.status.to_string()),
-        (names::DURATION, format!("{:.6}", end.duration.as_secs_f64())),
-    ];
-    if end.truncated {
-        all.push((names::TRUNCATED, "true".to_owned()));
-    }
+    let report = Report {
+        call_id: run.id,
+        url,
+        group: &run.terms.settings.group,
+        status: end.status,
+        duration: end.duration,
+        truncated: end.truncated,
+    };
+    let mut all = report.headers();
     let trace = run
         .task
         .headers()
         .filter(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
-    all.extend(trace.map(|(name, value)| (name, value.to_owned())));
-    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    all.extend(trace.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    all
 }
 
 /// Makes the callbacks that the relay asks for, for as long as it is polled.
 pub async fn serve(worker: Arc<Worker>) {
     let questions = worker
         .broker
-        .questions(worker.queue.callback_request(), Some("workers"))
+        .questions(worker.queue.of(Kind::WorkerCallback), Some("workers"))
         .await;
     let Ok(mut questions) = questions.map(Box::pin) else {
         // Only a closed client refuses; then nothing else works either.
@@ -165,7 +168,7 @@ pub async fn serve(worker: Arc<Worker>) {
     };
     while let Some(question) = questions.next().await {
         let Ok(permit) = worker.callbacks.free.clone().try_acquire_owned() else {
-            question.say("retry").await;
+            question.say(Reply::Retry.as_str()).await;
             continue;
         };
         let worker = worker.clone();
@@ -184,11 +187,11 @@ async fn later(worker: &Worker, question: Question) {
         .map_or("", |(_, id)| id.as_str());
     let body = Bytes::copy_from_slice(question.payload());
     let answer = match make(worker, id, &headers, body, LATER_TRY).await {
-        Made::Yes => "ok",
-        Made::NotYet(_) => "retry",
-        Made::Never(_) => "give-up",
+        Made::Yes => Reply::Made,
+        Made::NotYet(_) => Reply::Retry,
+        Made::Never(_) => Reply::GiveUp,
     };
-    question.say(answer).await;
+    question.say(answer.as_str()).await;
 }
 
 async fn make(worker: &Worker, id: &str, headers: &[(String, String)], body: Bytes, patience: Duration) -> Made {

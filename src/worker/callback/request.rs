@@ -2,7 +2,7 @@
 //! pooled client of the handler, which would resolve the name once more, perhaps to another address.
 
 use super::target::Target;
-use crate::{task::callback_headers as names, worker::roots};
+use crate::{protocol::callback as names, worker::roots};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};

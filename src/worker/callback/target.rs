@@ -94,7 +94,7 @@ impl Target {
 pub fn is_rule(rule: &str) -> bool {
     rule.parse::<IpNet>().is_ok() || {
         let host = rule.strip_prefix("*.").unwrap_or(rule);
-        !host.is_empty() && host.split('.').all(crate::names::is_dns_label)
+        !host.is_empty() && host.split('.').all(crate::protocol::subject::is_dns_label)
     }
 }
 

@@ -21,12 +21,11 @@ mod pace;
 #[cfg(test)]
 mod simulation;
 
-use self::pace::{Pace, Shared, When};
+use self::pace::{Pace, When};
 use super::{backoff::Backoff, clock::Clock, metrics::RateMetrics, watch::Known};
 use crate::{
     broker::{Broker, BrokerError, code},
-    names::Queue,
-    settings::Rate,
+    protocol::{Queue, rate::SharedRate as Shared, settings::Rate},
 };
 use std::{
     collections::BTreeSet,

@@ -8,8 +8,7 @@
 //! excluded, in which no more than T + B of them find room: in no window of `per` start more than
 //! `tasks + burst`. The half percent is what it costs that starts come late; 99.5 % of the rate are left.
 
-use crate::settings::Rate;
-use serde::{Deserialize, Serialize};
+use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
 use std::time::Duration;
 
 /// How much longer than `per / tasks` the slots are apart, in thousandths.
@@ -33,18 +32,6 @@ pub struct Pace {
     lateness: u64,
     /// Most tasks of one worker that wait for their start.
     pub ahead: u32,
-}
-
-/// What the workers of a group share.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shared {
-    /// Before this all slots are reserved.
-    pub next: u64,
-    /// Between slots: tells by which rate `next` was reckoned.
-    pub interval: u64,
-    /// Slots before `next` that a worker gave back when it ended, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub free: Vec<u64>,
 }
 
 /// Whether a task may start by its slot.

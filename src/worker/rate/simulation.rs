@@ -1,8 +1,8 @@
 //! Workers that share a rate, in simulated time: slow networks, late timers, wrong clocks, pods that come and
 //! go. Every window of `per` is counted afterwards.
 
-use super::pace::{Pace, Shared, When};
-use crate::settings::Rate;
+use super::pace::{Pace, When};
+use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
