@@ -376,14 +376,14 @@ pub enum DeletionPolicy {
 }
 
 /// What the operator says about a TaskGroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskGroupStatus {
     /// The generation of the spec that this status is about.
     pub observed_generation: Option<i64>,
     /// What holds and what does not, and why.
     #[serde(default)]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "super::condition::schema")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The queue in force: tasks are published to `tasks.<namespace>.<queue>.<task-id>`.

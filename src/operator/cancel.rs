@@ -3,7 +3,7 @@
 //! The order matters: the workers are asked first, and only then is the task removed from its queue. That
 //! frees the slot of a task that runs, and the next would start beside it.
 
-use super::{Context, metrics::Answer, observe, validate};
+use super::{Context, index::GroupKey, metrics::CancellationLabel};
 use crate::{
     broker::{BrokerError, Question},
     protocol::{
@@ -53,7 +53,10 @@ async fn answer(ctx: &Context, request: Question) {
             }
         },
     };
-    ctx.metrics.cancelled.get_or_create(&Answer { answer: word }).inc();
+    ctx.metrics
+        .cancelled
+        .get_or_create(&CancellationLabel { answer: word })
+        .inc();
     request.say(text).await;
 }
 
@@ -156,10 +159,9 @@ fn states(answers: &[Bytes]) -> Vec<WorkerState> {
 /// How many workers the queue has, ready or not: one may run tasks before the kubelet has found it ready. `None`
 /// where that is not known.
 fn workers(ctx: &Context, queue: &Queue) -> Option<usize> {
-    let group = ctx.groups.find(|group| validate::queue(group) == *queue)?;
-    let deployment = observe::deployment(ctx, &group)?;
-    let pods = deployment.status.as_ref()?.replicas.unwrap_or(0);
-    usize::try_from(pods).ok()
+    let group = ctx.caches.groups_of_queue(queue).next()?;
+    let deployment = ctx.caches.deployment(&GroupKey::of(group.as_ref()))?;
+    usize::try_from(deployment.rollout.as_ref()?.replicas).ok()
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ async fn drain_waits_for_tasks_in_back_off_and_runs_them() {
         let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
         ready
             .message
-            .contains("0 tasks are to be run first, 0 of them run now, 1 are in back-off")
+            .contains("0 tasks are to be run first, 0 of them run now, 1 is in back-off")
             .then_some(())
     })
     .await;
@@ -189,7 +189,7 @@ async fn delete_if_empty_waits_for_tasks_in_back_off() {
     bed.delete("acme").await;
     let message = bed.until_reason("acme", "NotEmpty").await;
     assert!(
-        message.contains("the queue holds 0 tasks, 1 are in back-off"),
+        message.contains("the queue holds 0 tasks, 1 is in back-off"),
         "{message}"
     );
     bed.until("the task comes back", || async {

@@ -1,4 +1,4 @@
-//! Pure, and can't fail: what a group's stream, consumer and Deployment should be.
+//! Pure, and can't fail: what a group's stream, consumer, Deployment, and finalizer should be.
 
 mod json;
 mod pod;
@@ -6,7 +6,13 @@ mod pod;
 mod tests;
 
 use self::json::merge;
-use super::validate::{ValidGroup, ValidHandler};
+use super::{
+    context::Settings,
+    lifecycle::{Intake, Lifecycle},
+    refusal::Refusal,
+    requeue::Requeue,
+    validate::{Checked, HandlerCheck, ValidGroup, ValidHandler},
+};
 use crate::{
     broker::{ConsumerConfig, Discard, Retention, StreamConfig},
     protocol::{
@@ -14,8 +20,138 @@ use crate::{
         settings::{Rate, WorkerSettings},
     },
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, hash::Hasher, time::Duration};
+
+/// A deletion that waits for its queue looks at it this often.
+const DELETION_WAITS: Duration = Duration::from_secs(2);
+
+/// What a group should have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Our finalizer on the TaskGroup.
+    pub finalizer: Goal<()>,
+    /// The stream.
+    pub stream: Goal<DesiredStream>,
+    /// The consumer.
+    pub consumer: Goal<DesiredConsumer>,
+    /// The worker Deployment.
+    pub deployment: Goal<Value>,
+    /// Why the group as a whole is not ready, whatever its parts are.
+    pub refusal: Option<Refusal>,
+    /// When the group is reconciled again, if all goes well.
+    pub requeue: Requeue,
+}
+
+/// What one part of a group should be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Goal<T> {
+    /// The part should be like this.
+    Present(T),
+    /// The part should be there, but nobody can tell yet how it should be.
+    Undecided,
+    /// The part should not be there.
+    Absent,
+    /// The part stays as it is.
+    AsIs,
+}
+
+/// What a stream should be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum DesiredStream {
+    /// All of its fields that are ours.
+    Whole(StreamConfig),
+    /// Only what it listens to; an absent stream stays absent.
+    Intake {
+        /// Its subjects.
+        subjects: Vec<String>,
+    },
+}
+
+/// What a consumer should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredConsumer {
+    /// Its fields that are ours.
+    pub config: ConsumerConfig,
+    /// Whether it holds back its deliveries.
+    pub paused: bool,
+}
+
+/// Says what a group should have at this point of its life.
+pub fn desired(lifecycle: &Lifecycle, checked: &Checked, settings: &Settings) -> Desired {
+    match (lifecycle, &checked.group) {
+        (Lifecycle::Active, Some(group)) => pipeline(group, &checked.handler, Intake::Open, settings),
+        (Lifecycle::Waiting { intake, why }, Some(group)) => {
+            let pipeline = match &checked.problem {
+                None => pipeline(group, &checked.handler, *intake, settings),
+                Some(_) => Desired {
+                    stream: Goal::Present(DesiredStream::Intake {
+                        subjects: subjects(group, *intake),
+                    }),
+                    ..as_it_is(None, Requeue::Resync)
+                },
+            };
+            Desired {
+                refusal: Some(why.clone()),
+                requeue: Requeue::After(DELETION_WAITS),
+                ..pipeline
+            }
+        }
+        (Lifecycle::Leaving { stream }, _) => Desired {
+            finalizer: Goal::Absent,
+            stream: if *stream { Goal::Absent } else { Goal::AsIs },
+            consumer: Goal::AsIs,
+            deployment: Goal::Absent,
+            refusal: None,
+            requeue: Requeue::Rest,
+        },
+        (Lifecycle::Refused { why, requeue }, _) => as_it_is(Some(why.clone()), *requeue),
+        (Lifecycle::Blocked(why), _) => as_it_is(Some(why.clone()), Requeue::BackOff),
+        // Whatever is active or waits can be built.
+        (Lifecycle::Active | Lifecycle::Waiting { .. }, None) => as_it_is(None, Requeue::BackOff),
+    }
+}
+
+fn as_it_is(refusal: Option<Refusal>, requeue: Requeue) -> Desired {
+    Desired {
+        finalizer: Goal::AsIs,
+        stream: Goal::AsIs,
+        consumer: Goal::AsIs,
+        deployment: Goal::AsIs,
+        refusal,
+        requeue,
+    }
+}
+
+fn pipeline(group: &ValidGroup, handler: &HandlerCheck, intake: Intake, settings: &Settings) -> Desired {
+    Desired {
+        finalizer: Goal::Present(()),
+        stream: Goal::Present(DesiredStream::Whole(stream(
+            group,
+            &settings.instance,
+            intake == Intake::Draining,
+        ))),
+        consumer: Goal::Present(DesiredConsumer {
+            config: consumer(group, &settings.instance, &settings.callback_allow),
+            paused: group.suspend,
+        }),
+        deployment: match handler {
+            HandlerCheck::Usable(handler) => Goal::Present(deployment(group, handler, &settings.pods)),
+            HandlerCheck::Missing | HandlerCheck::Invalid(_) => Goal::Undecided,
+        },
+        refusal: None,
+        requeue: Requeue::Resync,
+    }
+}
+
+fn subjects(group: &ValidGroup, intake: Intake) -> Vec<String> {
+    match intake {
+        Intake::Open => group.queue.subjects(),
+        Intake::Draining => group.queue.draining_subjects(),
+    }
+}
 
 /// What all worker pods of this installation have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +206,7 @@ pub fn stream(group: &ValidGroup, instance: &str, draining: bool) -> StreamConfi
     StreamConfig {
         name: group.queue.stream().as_str().into(),
         shared: None,
-        subjects: if draining {
-            group.queue.draining_subjects()
-        } else {
-            group.queue.subjects()
-        },
+        subjects: subjects(group, if draining { Intake::Draining } else { Intake::Open }),
         retention: Retention::WorkQueue,
         storage: storage.storage,
         discard: Discard::New,
