@@ -14,7 +14,8 @@ async fn a_manifest_becomes_a_stream_a_consumer_and_a_deployment() {
 
     bed.until_condition("acme", "ConsumerReady", "True").await;
     let stream = bed.nats.stream(&bed.stream("acme")).await.unwrap();
-    assert_eq!(stream["subjects"], json!([bed.subject("acme", ">")]));
+    let requeued = format!("requeue.{}.acme.>", bed.namespace);
+    assert_eq!(stream["subjects"], json!([bed.subject("acme", ">"), requeued]));
     assert_eq!(stream["retention"], "workqueue");
     assert_eq!(stream["discard"], "new");
     assert_eq!(stream["max_msg_size"], 1 << 20);

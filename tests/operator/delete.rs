@@ -16,7 +16,7 @@ async fn with_tasks(policy: &str) -> Bed {
 }
 
 /// Does all tasks of the queue, as a worker would.
-async fn run_all(bed: &Bed) {
+pub async fn run_all(bed: &Bed) {
     use futures::StreamExt;
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
     let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();

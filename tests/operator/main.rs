@@ -19,5 +19,7 @@ mod delete;
 mod drift;
 mod faults;
 mod relay;
+mod supervision;
 mod throttling;
+mod unreadable;
 mod update;
