@@ -3,11 +3,15 @@
 SCRIPTS := tests/cluster
 # For bench-reconcile: the number of TaskGroups.
 N ?= 300
+# For bench-compare: with what, which bench, and what that takes.
+COMMIT ?= HEAD~1
+BENCH ?= reconcile
+ARGS ?=
 # For soak: how long faults are injected. SEED and SOAK_TASKS are passed on, too.
 SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint crds image cluster-up cluster-down soak bench-reconcile bench-worker bench-peers tools deny clean
+.PHONY: help demo demo-down test lint crds image cluster-up cluster-down soak bench-reconcile bench-worker bench-compare bench-peers tools deny clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,13 +48,16 @@ soak: ## Everything at once, with faults at random, for 10 minutes (SOAK_SECONDS
 	@SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --test soak -- --nocapture --exact \
 	  every_task_ends_exactly_once_and_no_limit_is_ever_exceeded_whatever_happens
 
-bench-reconcile: ## From applied TaskGroups to running pipelines: time and requests against the floor (N=300)
+bench-reconcile: ## From applied TaskGroups to pipelines, and costs at 4000 groups (N=300 ROUNDS=3 LARGE=4000 ONLY=scale)
 	@$(SCRIPTS)/tools api
 	@N=$(N) $(SCRIPTS)/release bench --bench reconcile
 
-bench-worker: ## The worker's speed, latency, use of its slots and memory against the floor (QUICK=1 to try it)
+bench-worker: ## The worker's speed, latency, use of its slots and memory against the floor (QUICK=1 ROUNDS=5 ONLY=speed)
 	@$(SCRIPTS)/tools api
 	@ulimit -n "$$(ulimit -H -n)" && $(SCRIPTS)/release bench --bench worker
+
+bench-compare: ## This work tree beside another commit, in turns (COMMIT=HEAD~1 BENCH=reconcile ARGS="N=300")
+	@benches/compare "$(COMMIT)" "$(BENCH)" $(ARGS)
 
 bench-peers: ## The same tasks on Celery and on BullMQ, and on ours: tasks per second (QUICK=1 to try it)
 	@$(SCRIPTS)/tools api

@@ -4,11 +4,13 @@ use crate::{
     seen::Seen,
     servers::{apiserver::ApiServer, nats::NatsServer},
 };
+use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
-    Api, Client,
-    api::{ListParams, PostParams},
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use taskgroup::{
     api::{TaskGroup, TaskHandler},
@@ -90,6 +92,26 @@ impl Namespace {
         let deployments = self.deployments().list_metadata(&ListParams::default()).await.unwrap();
         assert_eq!(deployments.items.len(), groups, "Deployments in {}", self.name);
     }
+}
+
+/// Deletes under way at once.
+const WIDTH: usize = 32;
+
+/// Deletes all objects one by one. Deleting thousands as a collection exceeds the API server's limit for one request.
+pub async fn delete_each<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>) {
+    let all = api.list_metadata(&ListParams::default()).await.unwrap();
+    stream::iter(all)
+        .for_each_concurrent(WIDTH, |object| async move {
+            let _ = api.delete(&object.name_any(), &DeleteParams::default()).await.unwrap();
+        })
+        .await;
+}
+
+/// Counts objects without listing all of them.
+pub async fn count<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>) -> usize {
+    let page = api.list_metadata(&ListParams::default().limit(1)).await.unwrap();
+    let more = page.metadata.remaining_item_count.unwrap_or(0);
+    page.items.len() + usize::try_from(more).unwrap()
 }
 
 /// Names are the same in every namespace.

@@ -10,7 +10,12 @@ use futures::StreamExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
-use taskgroup::{api::TaskGroup, broker::Broker, operator::validate, protocol::Queue};
+use taskgroup::{
+    api::TaskGroup,
+    broker::Broker,
+    operator::validate,
+    protocol::{Kind, Queue},
+};
 
 /// A change that takes longer than this was lost.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn ours(bed: &Bed, operator: &Operator<'_>, groups: usize, changes: usize) -> Vec<f64> {
     let namespace = &operator.namespace;
     let nats = bed.nats.client().await;
-    let every_queue = Queue::new(namespace.name.as_str(), "*").of(taskgroup::protocol::Kind::Settings);
+    let every_queue = Queue::new(namespace.name.as_str(), "*").of(Kind::Settings);
     let mut notices = nats.subscribe(every_queue).await.unwrap();
     nats.flush().await.unwrap();
     let mut times = Vec::new();
@@ -32,7 +37,7 @@ pub async fn ours(bed: &Bed, operator: &Operator<'_>, groups: usize, changes: us
         let notice = async {
             let message = tokio::time::timeout(PATIENCE, notices.next()).await;
             let message = message.expect("a changed limit reaches the consumer").unwrap();
-            assert_eq!(message.subject.as_str(), queue.of(taskgroup::protocol::Kind::Settings));
+            assert_eq!(message.subject.as_str(), queue.of(Kind::Settings));
             start.elapsed()
         };
         let (_, time) = tokio::join!(patch, notice);

@@ -5,7 +5,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -115,14 +115,8 @@ impl<'a> Floor<'a> {
     pub async fn delete_all(self, groups: usize) {
         let delete = async |index| self.broker.delete_stream(&self.stream(index)).await.unwrap();
         stream::iter(0..groups).for_each_concurrent(WIDTH, delete).await;
-        let (how, all) = (DeleteParams::default(), ListParams::default());
-        let _ = self.namespace.groups().delete_collection(&how, &all).await.unwrap();
-        let _ = self
-            .namespace
-            .deployments()
-            .delete_collection(&how, &all)
-            .await
-            .unwrap();
+        bed::delete_each(&self.namespace.groups()).await;
+        bed::delete_each(&self.namespace.deployments()).await;
         self.namespace.verify(0, self.broker).await;
     }
 }

@@ -1,5 +1,5 @@
-//! How long it takes from applied TaskGroups to their pipelines, and from a changed limit to the
-//! changed consumer, beside the floor: the same requests in a bare loop. See [`USAGE`].
+//! Measures how long it takes from applied TaskGroups to their pipelines and from a changed limit to the changed
+//! consumer, and how the operator's costs grow with the number of groups. See [`USAGE`].
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,46 +13,55 @@ mod servers;
 mod support;
 
 mod bed;
+mod busy;
 mod change;
 mod floor;
 mod ours;
+mod pipelines;
+mod scale;
 mod seen;
 
 use bed::Bed;
-use floor::Floor;
+use floor::{Floor, Status};
 use ours::Operator;
 use std::{env, process::ExitCode, time::Duration};
-use support::report::{Metric, median, percentile, report};
+use support::{
+    arguments::{number, parts},
+    report::{Metric, report},
+};
 
 const USAGE: &str = "\
 Measures the operator against a real kube-apiserver, etcd and nats-server.
 
-  make bench-reconcile [N=300] [ROUNDS=3]
-  cargo bench --bench reconcile        (N and ROUNDS from the environment)
+  make bench-reconcile [N=300] [ROUNDS=3] [LARGE=4000] [ONLY=pipelines,scale]
+  cargo bench --bench reconcile        (the same from the environment)
 
-  N       TaskGroups applied at once, 1 to 5000
-  ROUNDS  times that everything is measured; the table shows medians, 1 to 20
+  N       TaskGroups applied at once in `pipelines`, 1 to 5000
+  ROUNDS  times that `pipelines` is measured, 1 to 20; the table shows medians
+  LARGE   TaskGroups in `scale`, 4 to 5000; 0 leaves that part out. Without LARGE it is 4000 on a
+          machine with 24 GiB of memory, and left out on a smaller one
+  ONLY    one of the parts
 
-In each round, N TaskGroups are applied, and the release build of the operator makes their streams,
-consumers and Deployments and writes their statuses. The floor makes the same objects from a loop
-with no controller, 1, 8 and 32 at a time, of which the fastest counts. Both end when a watch has
-shown the last status. Then the limit of one group after the other is changed, and it is measured
-how soon its consumer has it. The last round counts requests and memory.
+  pipelines  N TaskGroups are applied, and the release build of the operator makes their streams,
+             consumers and Deployments and writes their statuses. The floor makes the same objects
+             from a loop without a controller, 1, 8 and 32 at a time; the fastest counts. Both end
+             when a watch has shown the last status. Then the limit of one group after the other is
+             changed until its consumer has it. The last round counts requests and memory.
+  scale      The same once with LARGE groups. Then, with LARGE and with a quarter of that: the
+             operator's processor time for making the pipelines, while every group gets a new task
+             every 10 s, and for deleting all groups. That time may grow with the number of groups,
+             but not faster. With 4000 groups, this takes several minutes.
 
-Ends with a table, and with the same in target/bench/reconcile.json. An aim that is missed is shown
-as such, and is no failure. Needs: make tools. Keep the machine idle meanwhile.
+Ends with a table, and with the same in target/bench/reconcile.json. A missed aim is shown as such,
+and is no failure. Needs: make tools. Keep the machine idle meanwhile.
 
 Example:
-  make bench-reconcile N=100";
+  make bench-reconcile N=100 ONLY=pipelines";
 
-/// Limits changed, one after another.
-const CHANGES: usize = 100;
+const PARTS: [&str; 2] = ["pipelines", "scale"];
 
-/// Before each measurement: nats-server and etcd still clean up after the deletions of the one before.
+/// Pause before each measurement, in which nats-server and etcd clean up after the deletions before it.
 const REST: Duration = Duration::from_secs(1);
-
-/// At a time in the floor's loop; the best counts.
-const WIDTHS: [usize; 3] = [1, 8, 32];
 
 fn main() -> ExitCode {
     // cargo itself adds --bench.
@@ -61,70 +70,70 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let (groups, rounds) = match (number("N", 300, 5000), number("ROUNDS", 3, 20)) {
-        (Ok(groups), Ok(rounds)) if args.is_empty() => (groups, rounds),
-        (Err(error), _) | (_, Err(error)) => {
-            eprintln!("error: {error}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-        _ => {
-            eprintln!("error: {} is not known\n\n{USAGE}", args.join(" "));
-            return ExitCode::from(2);
-        }
+    let plan = match Plan::read() {
+        Ok(plan) if args.is_empty() => plan,
+        Ok(_) => return wrong(&format!("{} is not known", args.join(" "))),
+        Err(error) => return wrong(&error),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let metrics = runtime.block_on(measure(groups, rounds));
+    let metrics = runtime.block_on(measure(&plan));
     report("reconcile", &metrics);
     ExitCode::SUCCESS
 }
 
-/// A number from the environment.
-fn number(key: &str, default: usize, most: usize) -> Result<usize, String> {
-    let Ok(text) = env::var(key) else { return Ok(default) };
-    text.parse()
-        .ok()
-        .filter(|number| (1..=most).contains(number))
-        .ok_or_else(|| format!("{key}={text:?}: write a number from 1 to {most}"))
+fn wrong(error: &str) -> ExitCode {
+    eprintln!("error: {error}\n\n{USAGE}");
+    ExitCode::from(2)
 }
 
-#[derive(Default)]
-struct Figures {
-    ours: Vec<f64>,
-    floor: [Vec<f64>; WIDTHS.len()],
-    kubernetes: f64,
-    jetstream: f64,
-    memory: f64,
-    changes: Vec<f64>,
-    bare_changes: Vec<f64>,
+/// What to measure.
+struct Plan {
+    parts: Vec<String>,
+    groups: usize,
+    rounds: usize,
+    /// Why `scale` is left out, or its number of groups.
+    large: Result<usize, String>,
 }
 
-async fn measure(groups: usize, rounds: usize) -> Vec<Metric> {
+impl Plan {
+    fn read() -> Result<Self, String> {
+        let large = match number("LARGE", usize::MAX, 0..=5000)? {
+            0 => Err("LARGE is 0".into()),
+            few @ 1..4 => return Err(format!("LARGE={few}: write 0 or a number from 4 to 5000")),
+            usize::MAX => scale::default_size(),
+            groups => Ok(groups),
+        };
+        Ok(Self {
+            parts: parts(&PARTS, &[])?,
+            groups: number("N", 300, 1..=5000)?,
+            rounds: number("ROUNDS", 3, 1..=20)?,
+            large,
+        })
+    }
+}
+
+async fn measure(plan: &Plan) -> Vec<Metric> {
     println!("starting etcd, kube-apiserver and nats-server");
     let bed = Bed::start().await;
     println!("warming up");
     let status = warm_up(&bed).await;
-    let mut figures = Figures::default();
-    for round in 1..=rounds {
-        println!("round {round} of {rounds}");
-        let last = round == rounds;
-        // What is first changes from round to round, so that neither gains by its place.
-        if round % 2 == 1 {
-            measure_ours(&bed, groups, last, &mut figures).await;
-            measure_floor(&bed, groups, last, &status, &mut figures).await;
-        } else {
-            measure_floor(&bed, groups, last, &status, &mut figures).await;
-            measure_ours(&bed, groups, last, &mut figures).await;
+    let mut metrics = Vec::new();
+    for part in &plan.parts {
+        match (part.as_str(), &plan.large) {
+            ("pipelines", _) => metrics.extend(pipelines::measure(&bed, &status, plan.groups, plan.rounds).await),
+            (_, Ok(groups)) => metrics.extend(scale::measure(&bed, &status, *groups).await),
+            (_, Err(why)) => println!("scale is left out: {why}"),
         }
     }
-    metrics(groups, &figures)
+    metrics
 }
 
 /// Has the servers do everything once, and returns a status as the operator writes it.
-async fn warm_up(bed: &Bed) -> floor::Status {
+async fn warm_up(bed: &Bed) -> Status {
     const FEW: usize = 16;
     let operator = Operator::start(bed).await;
     operator.apply(FEW).await;
-    let status = floor::Status::like(&operator.namespace).await;
+    let status = Status::like(&operator.namespace).await;
     operator.delete_all().await;
     let floor = Floor::new(bed, &status).await;
     floor.run(FEW, FEW).await;
@@ -132,89 +141,8 @@ async fn warm_up(bed: &Bed) -> floor::Status {
     status
 }
 
-async fn measure_ours(bed: &Bed, groups: usize, last: bool, figures: &mut Figures) {
-    let operator = Operator::start(bed).await;
-    tokio::time::sleep(REST).await;
-    let before = operator.requests();
-    let seconds = operator.apply(groups).await;
-    println!("  ours: {}", speed(groups, seconds));
-    figures.ours.push(seconds);
-    if last {
-        operator.until_backlog_was_swept().await;
-        let requests = operator.requests().since(&before);
-        requests.print();
-        let each = |count: u64| as_f64(count) / as_f64(groups as u64);
-        figures.kubernetes = each(requests.kubernetes());
-        figures.jetstream = each(requests.jetstream);
-    }
-    operator.namespace.verify(groups, &bed.broker).await;
-    if last {
-        figures.changes = change::ours(bed, &operator, groups, CHANGES).await;
-        println!("  {CHANGES} changes: {}", spread(&figures.changes));
-    }
-    figures.memory = figures.memory.max(operator.peak_memory());
-    let seconds = operator.delete_all().await;
-    println!("  deleted: {}", speed(groups, seconds));
-}
-
-async fn measure_floor(bed: &Bed, groups: usize, last: bool, status: &floor::Status, figures: &mut Figures) {
-    for (index, width) in WIDTHS.into_iter().enumerate() {
-        let floor = Floor::new(bed, status).await;
-        tokio::time::sleep(REST).await;
-        let seconds = floor.run(groups, width).await;
-        println!("  floor, {width} at a time: {}", speed(groups, seconds));
-        figures.floor[index].push(seconds);
-        if last && index + 1 == WIDTHS.len() {
-            figures.bare_changes = change::floor(&floor, groups, CHANGES).await;
-            println!("  {CHANGES} bare changes: {}", spread(&figures.bare_changes));
-        }
-        floor.delete_all(groups).await;
-    }
-}
-
-fn metrics(groups: usize, figures: &Figures) -> Vec<Metric> {
-    let floor = figures
-        .floor
-        .iter()
-        .map(|seconds| median(seconds))
-        .fold(f64::INFINITY, f64::min);
-    let change = |percent| {
-        let (ours, floor) = (&figures.changes, &figures.bare_changes);
-        Metric::new(
-            format!("changed concurrency to changed consumer, p{percent}"),
-            "ms",
-            percentile(ours, percent),
-        )
-        .over(percentile(floor, percent))
-    };
-    vec![
-        Metric::new(
-            format!("{groups} TaskGroups applied to all pipelines made"),
-            "s",
-            median(&figures.ours),
-        )
-        .over(floor)
-        .at_most_times_the_floor(1.5),
-        Metric::new("Kubernetes requests for each new group", "requests", figures.kubernetes).at_most(6.0),
-        Metric::new("JetStream requests for each new group", "requests", figures.jetstream).at_most(4.0),
-        Metric::new(
-            format!("peak memory of the operator at {groups} groups"),
-            "MB",
-            figures.memory,
-        )
-        .below(60.0),
-        change(50),
-        change(99).below(250.0),
-    ]
-}
-
 fn speed(groups: usize, seconds: f64) -> String {
     format!("{seconds:.2} s, {:.0} groups/s", as_f64(groups as u64) / seconds)
-}
-
-fn spread(milliseconds: &[f64]) -> String {
-    let at = |percent| percentile(milliseconds, percent);
-    format!("p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms", at(50), at(99), at(100))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]

@@ -1,29 +1,25 @@
 //! The operator: the release binary, in a process and a namespace of its own.
 
 use crate::{
-    bed::{Bed, Namespace},
+    bed::{self, Bed, Namespace},
     servers::{process::Process, scratch::Scratch, tools::free_port},
+    support::usage::{Usage, WITH_PID},
 };
 use futures::{StreamExt, stream};
-use kube::api::{DeleteParams, ListParams};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
     time::{Duration, Instant},
 };
 
-/// How long the operator may take for anything before the bench gives up.
+/// How long the operator may make no progress before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Creates under way at once.
 const WIDTH: usize = 32;
-
-/// Writes its process id where we find it, then becomes the operator: memory is read from /proc.
-const WITH_PID: &str = r#"echo $$ >"$1"; shift; exec "$@""#;
 
 /// A running operator and the namespace that it watches.
 pub struct Operator<'a> {
@@ -122,44 +118,47 @@ impl<'a> Operator<'a> {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
-    /// The most memory it ever had, in MB (10^6 bytes).
-    pub fn peak_memory(&self) -> f64 {
-        let pid = fs::read_to_string(self.dir.path().join("pid")).unwrap();
-        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
-        let kibibytes: f64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
-            .and_then(|number| number.parse().ok())
-            .expect("/proc tells the peak of the resident memory");
-        kibibytes * 1024.0 / 1e6
+    /// Memory and processor time of the operator's process.
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.dir.path().join("pid"))
     }
 
-    /// Deletes all groups. Returns the seconds until they are gone, with all they had.
-    pub async fn delete_all(self) -> f64 {
+    /// Deletes all groups, and waits until they are gone with all their objects.
+    pub async fn delete_all(self) -> Deletion {
         let groups = self.namespace.groups();
-        let (start, deadline) = (Instant::now(), Instant::now() + PATIENCE);
-        let _ = groups
-            .delete_collection(&DeleteParams::default(), &ListParams::default())
-            .await
-            .unwrap();
-        while !groups
-            .list_metadata(&ListParams::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
-        {
+        let (start, usage) = (Instant::now(), self.usage());
+        let cpu = usage.cpu();
+        bed::delete_each(&groups).await;
+        let (mut deadline, mut before) = (Instant::now() + PATIENCE, usize::MAX);
+        loop {
+            let left = bed::count(&groups).await;
+            if left == 0 {
+                break;
+            }
+            if left < before {
+                (deadline, before) = (Instant::now() + PATIENCE, left);
+            }
             assert!(
                 Instant::now() < deadline,
-                "the groups stay: {}",
+                "{left} groups stay: {}",
                 self.process.last_words()
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let deletion = Deletion {
+            seconds: start.elapsed().as_secs_f64(),
+            cpu: usage.cpu() - cpu,
+        };
         self.namespace.verify(0, &self.bed.broker).await;
-        seconds
+        deletion
     }
+}
+
+/// How long it took to delete all groups.
+pub struct Deletion {
+    pub seconds: f64,
+    /// Processor time of the operator, in seconds.
+    pub cpu: f64,
 }
 
 /// Requests of the operator.
@@ -182,6 +181,11 @@ impl Requests {
     pub fn kubernetes(&self) -> u64 {
         let each = self.kubernetes.iter().filter(|(what, _)| !is_watch(what));
         each.map(|(_, count)| count).sum()
+    }
+
+    /// Status patches of TaskGroups.
+    pub fn status_patches(&self) -> u64 {
+        self.kubernetes.get("patch taskgroups/status").copied().unwrap_or(0)
     }
 
     pub fn print(&self) {

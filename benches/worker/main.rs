@@ -25,16 +25,20 @@ use bed::Bed;
 use handler::Handler;
 use slots::Case;
 use std::{env, process::ExitCode, time::Duration};
-use support::report::{Metric, median, percentile, report};
+use support::{
+    arguments::{number, parts},
+    report::{Metric, median, percentile, report},
+};
 
 const USAGE: &str = "\
 Measures the worker against a real nats-server, beside bare loops of the same client libraries.
 
-  make bench-worker [QUICK=1] [ONLY=speed,http,latency,slots,cost]
-  cargo bench --bench worker           (QUICK and ONLY from the environment)
+  make bench-worker [QUICK=1] [ROUNDS=5] [ONLY=speed,http,latency,slots,cost]
+  cargo bench --bench worker           (the same from the environment)
 
-  QUICK  1: one round of a tenth of the work, to try it; the figures are worth little
-  ONLY   some of the parts, separated by commas; without it all, which takes about 12 minutes
+  QUICK   1: one round of a tenth of the work, to try it; the figures are worth little
+  ROUNDS  times that everything but slots is measured, 1 to 20
+  ONLY    some of the parts, separated by commas; without it all, which takes about 12 minutes
 
   speed    tasks that do nothing, in the worker's own process, over a bare pull and ack loop
   http     tasks that do nothing, by HTTP to another process, over a bare HTTP client loop (no tasks),
@@ -44,8 +48,8 @@ Measures the worker against a real nats-server, beside bare loops of the same cl
   cost     memory and processor time of the worker's own process
   peers    tasks that do nothing, over Celery and BullMQ: only by `make bench-peers`, which installs them
 
-In each round the bare loop and ours take turns. The table shows medians of 5 rounds; of slots, one
-long window each. An aim that is missed is shown as such, and is no failure. Needs: make tools. Keep
+In each round the bare loop and ours take turns. The table shows medians of the rounds. Slots are
+measured once, in a long window. An aim that is missed is shown as such, and is no failure. Needs: make tools. Keep
 the machine idle meanwhile.
 
 Example:
@@ -70,18 +74,19 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let only = env::var("ONLY").unwrap_or_default();
-    let parts: Vec<_> = match only.as_str() {
-        "" => PARTS.to_vec(),
-        only => only.split(',').collect(),
+    let (parts, rounds) = match (parts(&PARTS, &["peers"]), number("ROUNDS", 5, 1..=20)) {
+        (Ok(parts), Ok(rounds)) if args.is_empty() => (parts, rounds),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("error: {error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+        _ => {
+            eprintln!("error: {} is not known\n\n{USAGE}", args.join(" "));
+            return ExitCode::from(2);
+        }
     };
-    let unknown = parts.iter().find(|part| !PARTS.contains(part) && **part != "peers");
-    if let Some(unknown) = unknown.copied().or(args.first().map(String::as_str)) {
-        eprintln!("error: {unknown} is not known\n\n{USAGE}");
-        return ExitCode::from(2);
-    }
     let quick = env::var("QUICK").is_ok_and(|quick| !["", "0"].contains(&quick.as_str()));
-    let effort = Effort::new(quick);
+    let effort = Effort::new(rounds, quick);
     let metrics = runtime.block_on(measure(&parts, effort));
     report(if parts == ["peers"] { "peers" } else { "worker" }, &metrics);
     ExitCode::SUCCESS
@@ -96,8 +101,8 @@ struct Effort {
 }
 
 impl Effort {
-    fn new(quick: bool) -> Self {
-        let (rounds, less) = if quick { (1, 10) } else { (5, 1) };
+    fn new(rounds: usize, quick: bool) -> Self {
+        let (rounds, less) = if quick { (1, 10) } else { (rounds, 1) };
         Self { rounds, less }
     }
 
@@ -106,12 +111,12 @@ impl Effort {
     }
 }
 
-async fn measure(parts: &[&str], effort: Effort) -> Vec<Metric> {
+async fn measure(parts: &[String], effort: Effort) -> Vec<Metric> {
     println!("starting nats-server and a handler");
     let (bed, handler) = (Bed::start().await, Handler::start().await);
     let mut metrics = Vec::new();
     for part in parts {
-        match *part {
+        match part.as_str() {
             "speed" => metrics.extend(measure_speed(&bed, effort).await),
             "http" => metrics.extend(measure_http(&bed, &handler, effort).await),
             "latency" => metrics.extend(measure_latency(&bed, effort).await),
@@ -265,15 +270,15 @@ async fn measure_cost(bed: &Bed, handler: &Handler, effort: Effort) -> Vec<Metri
     }
     // Long enough for all that an idle worker does: pulls are renewed every 10 s, settings read every 30 s.
     let cpu = ours::cpu_percent(&workers, Duration::from_secs(60) / effort.less).await;
-    let idle: Vec<_> = workers.iter().map(ours::Own::memory).collect();
-    let own: Vec<_> = workers.iter().map(ours::Own::own_memory).collect();
+    let idle: Vec<_> = workers.iter().map(|worker| worker.usage.memory()).collect();
+    let own: Vec<_> = workers.iter().map(|worker| worker.usage.own_memory()).collect();
     println!("  idle: {idle:.1?} MB, {cpu:.2?} % of a core");
     let mut full = Vec::new();
     for (group, worker) in groups.into_iter().zip(workers) {
         let all = handler.count().await + IN_FLIGHT as u64;
         group.fill(IN_FLIGHT).await;
         bed::until("all tasks run", async || handler.count().await == all).await;
-        full.push(worker.memory());
+        full.push(worker.usage.memory());
         drop(worker);
         group.delete().await;
     }

@@ -4,9 +4,9 @@ use crate::{
     bed::{Group, until},
     floor::Work,
     servers::{process::Process, scratch::Scratch},
+    support::usage::{Usage, WITH_PID},
 };
 use std::{
-    fs,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -61,13 +61,10 @@ pub fn http(group: &Group<'_>, url: &str) -> Embedded {
     Embedded::start(|shutdown| worker::run(args, shutdown))
 }
 
-/// Writes its process id where we find it, then becomes the worker: its use is read from /proc.
-const WITH_PID: &str = r#"echo $$ >"$1"; shift; exec "$@""#;
-
 /// The worker's own binary.
 pub struct Own {
-    pid: u32,
-    process: Process,
+    pub usage: Usage,
+    _process: Process,
     _dir: Scratch,
 }
 
@@ -96,43 +93,11 @@ impl Own {
             is_ready(port).await
         })
         .await;
-        let pid = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
         Self {
-            pid,
-            process,
+            usage: Usage::of(&pid_file),
+            _process: process,
             _dir: dir,
         }
-    }
-
-    /// Its resident memory in MB (10^6 bytes).
-    pub fn memory(&self) -> f64 {
-        self.status("VmRSS:")
-    }
-
-    /// The part of that which is its own: the rest is the program's file, which all workers of a node share.
-    pub fn own_memory(&self) -> f64 {
-        self.status("RssAnon:")
-    }
-
-    fn status(&self, field: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))
-            .unwrap_or_else(|_| panic!("{}", self.process.last_words()));
-        let kibibytes: f64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"))
-            .and_then(|number| number.parse().ok())
-            .expect("/proc tells the resident memory");
-        kibibytes * 1024.0 / 1e6
-    }
-
-    /// Processor time that it took so far.
-    pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
-        // The name before the last bracket may have blanks in it; utime and stime are the 14th and 15th.
-        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks: u64 = fields[11..=12].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-        // USER_HZ is 100 on every Linux there is.
-        Duration::from_millis(ticks * 10)
     }
 }
 
@@ -151,12 +116,13 @@ async fn is_ready(port: u16) -> bool {
 
 /// Share of one core that each worker takes, in percent, over `window`.
 pub async fn cpu_percent(workers: &[Own], window: Duration) -> Vec<f64> {
-    let (before, start): (Vec<_>, _) = (workers.iter().map(Own::cpu).collect(), Instant::now());
+    let (before, start): (Vec<_>, _) = (
+        workers.iter().map(|worker| worker.usage.cpu()).collect(),
+        Instant::now(),
+    );
     tokio::time::sleep(window).await;
     let wall = start.elapsed().as_secs_f64();
-    let used = workers
-        .iter()
-        .zip(before)
-        .map(|(worker, before)| worker.cpu().saturating_sub(before));
-    used.map(|used| used.as_secs_f64() / wall * 100.0).collect()
+    let used = workers.iter().zip(before);
+    used.map(|(worker, before)| (worker.usage.cpu() - before) / wall * 100.0)
+        .collect()
 }

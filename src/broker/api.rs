@@ -23,7 +23,7 @@ struct Page<T> {
 }
 
 impl Broker {
-    /// One request of the JetStream API, by its subject without `$JS.API.`.
+    /// Sends one request to the JetStream API. `subject` lacks the prefix `$JS.API.`.
     pub(super) async fn request<T: DeserializeOwned>(
         &self,
         subject: String,
@@ -59,7 +59,7 @@ impl Broker {
         })
     }
 
-    /// The stream as it is; `None` where there is none.
+    /// Reads a stream; `None` where it does not exist.
     pub async fn stream(&self, stream: &StreamName) -> Result<Option<StreamInfo>, BrokerError> {
         absent(
             self.request(format!("STREAM.INFO.{stream}"), &json!({})).await,
@@ -67,23 +67,23 @@ impl Broker {
         )
     }
 
-    /// Makes a stream.
+    /// Creates a stream.
     pub async fn create_stream(&self, config: &StreamConfig) -> Result<StreamInfo, BrokerError> {
         self.request(format!("STREAM.CREATE.{}", config.name), config).await
     }
 
-    /// Changes a stream to `config`, which holds all its fields.
+    /// Updates a stream to `config`, which holds all of the stream's fields.
     pub async fn update_stream(&self, stream: &StreamName, config: &Value) -> Result<StreamInfo, BrokerError> {
         self.request(format!("STREAM.UPDATE.{stream}"), config).await
     }
 
-    /// Deletes a stream with all that is in it; one that is gone already counts as deleted.
+    /// Deletes a stream and its messages. A missing stream counts as deleted.
     pub async fn delete_stream(&self, stream: &StreamName) -> Result<(), BrokerError> {
         let deleted: Result<Value, _> = self.request(format!("STREAM.DELETE.{stream}"), &json!({})).await;
         absent(deleted, code::STREAM_NOT_FOUND).map(|_| ())
     }
 
-    /// All streams of the account with what is in them.
+    /// Lists all streams of the account, with their state.
     pub async fn streams(&self) -> Result<Vec<StreamInfo>, BrokerError> {
         let mut all = Vec::new();
         self.each_stream(|info| all.push(info)).await?;
@@ -104,7 +104,7 @@ impl Broker {
         }
     }
 
-    /// The group's consumer as it is; `None` where there is none, or no stream.
+    /// Reads the group's consumer; `None` where the consumer or its stream does not exist.
     pub async fn consumer(&self, stream: &StreamName) -> Result<Option<ConsumerInfo>, BrokerError> {
         let info = self
             .request(format!("CONSUMER.INFO.{stream}.{}", stream.consumer()), &json!({}))
@@ -112,7 +112,7 @@ impl Broker {
         absent(absent(info, code::CONSUMER_NOT_FOUND), code::STREAM_NOT_FOUND).map(Option::flatten)
     }
 
-    /// Makes the group's consumer.
+    /// Creates the group's consumer.
     pub async fn create_consumer(
         &self,
         stream: &StreamName,
@@ -123,14 +123,14 @@ impl Broker {
             .await
     }
 
-    /// Changes the group's consumer to `config`, which holds all its fields.
+    /// Updates the group's consumer to `config`, which holds all of the consumer's fields.
     pub async fn update_consumer(&self, stream: &StreamName, config: &Value) -> Result<ConsumerInfo, BrokerError> {
         let body = json!({"stream_name": stream.as_str(), "config": config, "action": "update"});
         self.request(format!("CONSUMER.CREATE.{stream}.{}", stream.consumer()), &body)
             .await
     }
 
-    /// Holds back all deliveries of the group's consumer, or lets them go on. What runs is not touched.
+    /// Pauses the group's consumer, or resumes it. Running tasks are not touched.
     pub async fn pause_consumer(&self, stream: &StreamName, paused: bool) -> Result<(), BrokerError> {
         let body = if paused {
             json!({"pause_until": FOR_EVER})
@@ -140,7 +140,7 @@ impl Broker {
         self.pause(stream, &body).await
     }
 
-    /// Holds back all deliveries of the group's consumer until `until`, whatever held them back before.
+    /// Pauses the group's consumer until `until`. An earlier pause no longer counts.
     pub async fn pause_consumer_until(&self, stream: &StreamName, until: Timestamp) -> Result<(), BrokerError> {
         self.pause(stream, &json!({"pause_until": until})).await
     }
@@ -152,9 +152,8 @@ impl Broker {
         Ok(())
     }
 
-    /// How many messages each queue has under the subjects of `kind`, in `stream`; a stream that is
-    /// missing has none. Costs the server a walk over all those subjects: ask when
-    /// [`super::StreamState`] of the stream changed, not on every round.
+    /// Counts the messages of each queue under the subjects of `kind`. A missing stream has none. The server walks over
+    /// all those subjects, so call this when the stream's [`super::StreamState`] changed, not on every sweep.
     pub async fn count_by_queue(&self, stream: &str, kind: Kind) -> Result<HashMap<Queue, u64>, BrokerError> {
         let mut counts = HashMap::new();
         for (subject, count) in self.subjects(stream, &kind.all()).await? {
@@ -165,7 +164,7 @@ impl Broker {
         Ok(counts)
     }
 
-    /// How many tasks of a queue are in back-off, or are due and not yet back in their queue.
+    /// Counts the tasks of a queue that are in back-off, or due and not yet requeued.
     pub async fn delayed(&self, queue: &Queue) -> Result<u64, BrokerError> {
         let mut count = 0;
         for subjects in [Kind::Delay, Kind::Due].map(|kind| queue.all(kind)) {
@@ -174,7 +173,7 @@ impl Broker {
         Ok(count)
     }
 
-    /// The messages under each subject that `filter` matches.
+    /// Counts the messages under each subject that `filter` matches.
     async fn subjects(&self, stream: &str, filter: &str) -> Result<HashMap<String, u64>, BrokerError> {
         #[derive(Deserialize)]
         struct Subjects {
@@ -204,14 +203,14 @@ impl Broker {
         }
     }
 
-    /// Removes what the shared streams keep of a queue: tasks in back-off, callbacks, its rate. Its dead
+    /// Removes a queue's messages from the shared streams: tasks in back-off, callbacks, and the rate. The queue's dead
     /// letters stay.
     pub async fn purge_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
         let delays = StreamName::from(DELAY_STREAM);
         for kind in [Kind::Delay, Kind::Callback] {
             self.purge(&delays, &queue.all(kind)).await?;
         }
-        // A relay may have them in hand.
+        // One by one, as a relay may have them in flight.
         for kind in [Kind::Due, Kind::CallbackDue] {
             self.remove(&delays, &queue.all(kind)).await?;
         }
@@ -220,8 +219,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Tells the workers of a queue that their settings changed. A worker that misses it finds out
-    /// by itself, only later.
+    /// Tells the workers of a queue that their settings changed. A worker that misses the notice reads the settings
+    /// within half a minute.
     pub async fn notify_settings(&self, queue: &Queue) -> Result<(), BrokerError> {
         self.client
             .publish(queue.of(Kind::Settings), bytes::Bytes::new())

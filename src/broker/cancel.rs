@@ -1,4 +1,4 @@
-//! Cancelling: hearing who wants a task cancelled, and asking the workers whether they run it.
+//! Cancelling: the requests of users, and the operator's question to the workers.
 
 use super::{connection::Broker, error::BrokerError, question::Question};
 use crate::protocol::{Kind, Queue};
@@ -8,17 +8,17 @@ use futures::{Stream, StreamExt};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// All operator replicas hear under this name: each request, or advisory, goes to one of them.
+/// Queue group of all operator replicas. Each request, or advisory, goes to one of them.
 pub(super) const REPLICAS: &str = "taskgroup-operators";
 
 impl Broker {
-    /// The requests to cancel a task, for as long as the client lives; each comes to one replica.
+    /// Yields the requests to cancel a task for as long as the client lives. Each request goes to one replica.
     pub async fn cancel_requests(&self) -> Result<impl Stream<Item = Question> + Send + use<>, BrokerError> {
         self.questions(Kind::Cancel.all(), Some(REPLICAS)).await
     }
 
-    /// Asks all workers of a queue, and returns what they answer: until `enough` says so, at most for
-    /// `patience`. Without any worker it returns at once.
+    /// Asks all workers of a queue and returns their replies. It waits until `enough` returns true, for `patience` at
+    /// most. Without any worker it returns at once.
     pub async fn ask_workers(
         &self,
         queue: &Queue,

@@ -1,4 +1,4 @@
-//! What a stream or consumer should be, and what JetStream says it is.
+//! Configurations of streams and consumers: ours, and those that JetStream reports.
 
 use crate::protocol::{
     Kind, StreamName, keys,
@@ -9,53 +9,53 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, time::Duration};
 
-/// How far ahead a suspended consumer is paused: for ever, as far as JetStream can count
-/// (nanoseconds since 1970 in 63 bits end in April 2262).
+/// End of the pause of a suspended consumer. JetStream counts nanoseconds since 1970 in 63 bits, which end in April
+/// 2262.
 pub(super) const FOR_EVER: &str = "2262-01-01T00:00:00Z";
 
-/// No closing of a group lasts longer: `retry.maxRetryAfter` is a day at most. A longer pause is a suspension, or made
-/// by hand.
+/// Longest throttling of a group, with slack: `retry.maxRetryAfter` is at most a day. A longer pause is a suspension,
+/// or made by hand.
 pub const LONGEST_CLOSING: Duration = Duration::from_secs(25 * 3600);
 
-/// The fields of a stream that are ours. What else a stream has is left as it is.
+/// The fields of a stream that the operator sets. Other fields stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StreamConfig {
     /// Name of the stream.
     pub name: String,
-    /// What it listens to.
+    /// Subjects of the stream.
     pub subjects: Vec<String>,
-    /// When messages leave it.
+    /// When messages leave the stream.
     pub retention: Retention,
-    /// Where it is kept.
+    /// Where the stream is kept.
     pub storage: Storage,
-    /// What it does when full; always refuse, so that no task is lost.
+    /// What a full stream does. A group's stream always refuses, so that no task is lost.
     pub discard: Discard,
     /// Servers that keep a copy.
     pub num_replicas: i64,
-    /// Most messages; -1 for no limit.
+    /// Largest number of messages; -1 for no limit.
     pub max_msgs: i64,
-    /// Most bytes; -1 for no limit.
+    /// Largest total size in bytes; -1 for no limit.
     pub max_bytes: i64,
     /// Largest message in bytes, with headers; -1 for no limit.
     pub max_msg_size: i64,
-    /// Within which a second message with the same `Nats-Msg-Id` is dropped.
+    /// Time within which the stream drops a second message with the same `Nats-Msg-Id`.
     #[serde(serialize_with = "nanos")]
     pub duplicate_window: Duration,
-    /// Whose it is.
+    /// Owner of the stream.
     pub metadata: BTreeMap<String, String>,
-    /// What the shared streams have beside.
+    /// Further fields of a shared stream.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub shared: Option<SharedStream>,
 }
 
-/// What a shared stream has beside what every stream has.
+/// The fields of a shared stream that a group's stream lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SharedStream {
-    /// Whether it takes scheduled messages.
+    /// Whether the stream takes scheduled messages.
     pub allow_msg_schedules: bool,
-    /// Whether its last message by subject can be asked for directly.
+    /// Whether clients may read the last message of a subject directly.
     pub allow_direct: bool,
-    /// Most messages under one subject; -1 for no limit.
+    /// Largest number of messages under one subject; -1 for no limit.
     pub max_msgs_per_subject: i64,
 }
 
@@ -63,9 +63,9 @@ pub struct SharedStream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Retention {
-    /// When they are acknowledged.
+    /// When a consumer acknowledges them.
     WorkQueue,
-    /// When they are deleted.
+    /// When somebody deletes them, or a limit is reached.
     Limits,
 }
 
@@ -83,42 +83,42 @@ pub enum Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Discard {
-    /// It refuses the new message.
+    /// Refuses the new message.
     New,
-    /// It drops the oldest. Only for the shared streams, which have no limits (a stream that takes
-    /// scheduled messages can't refuse any), or keep the last message of a subject.
+    /// Drops the oldest message. Only shared streams use this. They have no limits (a stream that takes scheduled
+    /// messages can't refuse any), or keep the last message of a subject.
     Old,
 }
 
-/// The fields of a consumer that are ours. What else a consumer has is left as it is.
+/// The fields of a consumer that the operator sets. Other fields stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConsumerConfig {
     /// Name of the durable consumer.
     pub durable_name: String,
     /// The same name, as newer servers want it.
     pub name: String,
-    /// From the beginning: `all`.
+    /// Delivery starts at the beginning of the stream: `all`.
     pub deliver_policy: &'static str,
-    /// One by one: `explicit`.
+    /// Workers acknowledge each message: `explicit`.
     pub ack_policy: &'static str,
-    /// How long a delivery without a sign of life counts.
+    /// Time without a heartbeat after which JetStream redelivers a message.
     #[serde(serialize_with = "nanos")]
     pub ack_wait: Duration,
-    /// Deliveries of one message; -1, unlimited: the worker counts attempts, as a message that the
-    /// server gives up stays in the stream for good.
+    /// Most deliveries of one message; -1 for no limit. The worker counts attempts, because a message that the server
+    /// gives up stays in the stream for good.
     pub max_deliver: i64,
-    /// Deliveries in flight at once: the limit of the group.
+    /// Most deliveries in flight: the limit of the group.
     pub max_ack_pending: i64,
-    /// After how long without a pull the server removes the consumer: never.
+    /// Time without a pull after which the server removes the consumer; 0 for never.
     pub inactive_threshold: u64,
-    /// Which messages: all of the stream.
+    /// Subjects that the consumer delivers; empty for all of the stream.
     pub filter_subject: &'static str,
-    /// Whether payloads are left out.
+    /// Whether the server leaves payloads out.
     pub headers_only: bool,
-    /// Whose it is, and the settings of the workers.
+    /// Owner of the consumer, and the settings of the workers.
     pub metadata: BTreeMap<String, String>,
-    /// Until when a new consumer holds back its deliveries. JetStream reads it on creation only;
-    /// afterwards it is [`super::Broker::pause_consumer`] that changes it.
+    /// End of the pause of a new consumer. JetStream reads this field on creation only. Later,
+    /// [`super::Broker::pause_consumer`] pauses the consumer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_until: Option<&'static str>,
 }
@@ -142,7 +142,7 @@ impl ConsumerConfig {
         }
     }
 
-    /// The same consumer, made paused: it delivers nothing from the first moment on.
+    /// The same consumer, created paused. It delivers nothing from its first moment on.
     #[must_use]
     pub fn paused(self) -> Self {
         Self {
@@ -161,7 +161,7 @@ pub fn dead_letters(instance: &str, replicas: u8) -> StreamConfig {
     }
 }
 
-/// The stream of all tasks in back-off. What is in it leaves it when the relay has handed it on.
+/// The stream of all tasks in back-off. A message leaves it when the relay has requeued it.
 pub fn delays(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
         subjects: DELAY_KINDS.map(Kind::all).into(),
@@ -175,7 +175,7 @@ pub fn delays(instance: &str, replicas: u8) -> StreamConfig {
     }
 }
 
-/// The stream of all groups' rates: one message for each.
+/// The stream of all groups' rates, with one message for each.
 pub fn rates(instance: &str, replicas: u8) -> StreamConfig {
     StreamConfig {
         subjects: vec![Kind::Rate.all()],
@@ -199,31 +199,31 @@ fn shared(name: &str, instance: &str, replicas: u8) -> StreamConfig {
         max_msgs: -1,
         max_bytes: -1,
         max_msg_size: -1,
-        // A worker that died between a hand-over (to the dead letters, to the delays) and the ack repeats
-        // both: within this window the second is dropped. The longest `ackWait` is an hour.
+        // A worker that dies between a transfer (to the dead letters, or to the delays) and the ack repeats both.
+        // Within this window, the stream drops the second transfer. The longest `ackWait` is an hour.
         duplicate_window: Duration::from_secs(2 * 3600),
         metadata: BTreeMap::from([(keys::INSTANCE.into(), instance.into())]),
         shared: None,
     }
 }
 
-/// What JetStream says about a stream.
+/// What JetStream reports about a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct StreamInfo {
-    /// All fields of its configuration.
+    /// All fields of the configuration.
     pub config: Map<String, Value>,
-    /// What is in it.
+    /// Contents of the stream.
     #[serde(default)]
     pub state: StreamState,
 }
 
-/// What is in a stream.
+/// Contents of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct StreamState {
     /// Messages, queued and in flight.
     #[serde(default)]
     pub messages: u64,
-    /// Number of the last message that came in.
+    /// Sequence number of the last message that was stored.
     #[serde(default)]
     pub last_seq: u64,
     /// Consumers of the stream.
@@ -231,35 +231,35 @@ pub struct StreamState {
     pub consumer_count: u64,
 }
 
-/// What JetStream says about a consumer.
+/// What JetStream reports about a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ConsumerInfo {
-    /// All fields of its configuration.
+    /// All fields of the configuration.
     pub config: Map<String, Value>,
-    /// Messages not yet delivered.
+    /// Messages that are not delivered yet.
     #[serde(default)]
     pub num_pending: u64,
-    /// Messages delivered and not yet done.
+    /// Messages that are delivered and not acknowledged.
     #[serde(default)]
     pub num_ack_pending: u64,
-    /// What was delivered last.
+    /// The last delivery.
     #[serde(default)]
     pub delivered: Position,
-    /// Whether deliveries are held back.
+    /// Whether the consumer is paused.
     #[serde(default)]
     pub paused: bool,
-    /// For how long still, in nanoseconds.
+    /// Rest of the pause, in nanoseconds.
     #[serde(default)]
     pub pause_remaining: u64,
-    /// The server's time when it said so.
+    /// The server's time when it answered.
     #[serde(default)]
     pub ts: Option<Timestamp>,
 }
 
-/// A place in a stream.
+/// A position in a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Position {
-    /// Number of the message.
+    /// Sequence number of the message.
     #[serde(default)]
     pub stream_seq: u64,
 }
@@ -270,30 +270,30 @@ impl StreamInfo {
         StreamName::from(text(&self.config, "name"))
     }
 
-    /// Where it is kept.
+    /// Where the stream is kept.
     pub fn storage(&self) -> Option<Storage> {
         serde_json::from_value(self.config.get("storage")?.clone()).ok()
     }
 
-    /// One entry of its metadata.
+    /// One entry of the stream's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         metadata(&self.config, key)
     }
 }
 
-/// Whether a consumer holds back its deliveries.
+/// The pause of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// It does not.
+    /// The consumer delivers.
     No,
-    /// Until then: a worker closed the group, as its handler asked for it.
+    /// A worker paused the consumer until then, because its handler asked for it.
     Until(Timestamp),
-    /// Until somebody lets it go on, or for longer than any closing: the group is suspended.
+    /// The consumer is paused until somebody resumes it, or for longer than any throttling: the group is suspended.
     ForEver,
 }
 
 impl ConsumerInfo {
-    /// Whether it holds back its deliveries, by the server's clock.
+    /// The consumer's pause, by the server's clock.
     pub fn pause(&self) -> Pause {
         if !self.paused {
             return Pause::No;
@@ -304,23 +304,23 @@ impl ConsumerInfo {
         }
     }
 
-    /// One entry of its metadata.
+    /// One entry of the consumer's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         metadata(&self.config, key)
     }
 
-    /// Deliveries in flight at once.
+    /// Most deliveries in flight.
     pub fn max_ack_pending(&self) -> i64 {
         self.config.get("max_ack_pending").and_then(Value::as_i64).unwrap_or(0)
     }
 
-    /// Until when deliveries are held back, where they are. A suspension ends in 2262.
+    /// End of the consumer's pause, where it is paused. A suspension ends in 2262.
     pub fn paused_until(&self) -> Option<Timestamp> {
         let until = self.config.get("pause_until")?.as_str()?.parse().ok();
         until.filter(|_| self.paused)
     }
 
-    /// How long a delivery without a sign of life counts.
+    /// Time without a heartbeat after which JetStream redelivers a message.
     pub fn ack_wait(&self) -> Duration {
         Duration::from_nanos(self.config.get("ack_wait").and_then(Value::as_u64).unwrap_or(0))
     }
@@ -338,7 +338,7 @@ fn nanos<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_u64(as_nanos(*duration))
 }
 
-/// A duration as JetStream has it: those of the API are at most a day, far below 2^63 ns.
+/// A duration as JetStream writes it. Durations of the API are at most a day, far below 2^63 ns.
 pub(super) fn as_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

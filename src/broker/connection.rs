@@ -1,38 +1,38 @@
-//! The connection to NATS, and whether it stands.
+//! The connection to NATS, and its state.
 
 use super::{args::NatsArgs, error::BrokerError};
 use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
 use std::{ops::Deref, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
-/// How long one request may take before NATS counts as unreachable.
+/// Longest time of one request. After it, NATS counts as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest pause between two attempts to connect again: an outage's end is noticed soon.
+/// Longest pause between two attempts to reconnect, so that the end of an outage is noticed soon.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// Silence after which a connection is given up (two missed answers).
+/// Interval of the client's pings. It gives a connection up after two missed answers.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Oldest version that has all we build on: scheduled messages came with 2.12.
+/// Oldest version of nats-server that has scheduled messages, which TaskGroup needs.
 const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
-/// Whether the connection stands, and how often it was made.
+/// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Whether it stands.
+    /// Whether the connection stands.
     pub up: bool,
-    /// How often it was made: a new number means that anything may have changed meanwhile.
+    /// Number of the connection. A new number means that anything may have changed in between.
     pub epoch: u64,
-    /// Since when it stands, or does not.
+    /// Since when the connection stands, or is down.
     pub since: Instant,
 }
 
-/// A connection to NATS with JetStream. Cheap to clone: each task has one.
+/// A connection to NATS with JetStream. Cheap to clone: each task has a clone.
 #[derive(Clone)]
 pub struct Broker(Arc<Connection>);
 
-/// What the clones share.
+/// The part of a [`Broker`] that its clones share.
 pub struct Connection {
     pub(super) client: Client,
     pub(super) jetstream: jetstream::Context,
@@ -50,13 +50,13 @@ impl Deref for Broker {
 }
 
 impl Broker {
-    /// Starts to connect, and goes on trying for as long as the broker lives: requests fail with
-    /// [`BrokerError::Unreachable`] until it succeeds. `role` names us in the server's lists.
+    /// Starts to connect, and keeps trying for as long as the broker lives. Until it succeeds, requests fail with
+    /// [`BrokerError::Unreachable`]. `role` names the client in the server's lists.
     ///
     /// # Errors
     /// URLs or credentials that can't be read.
     pub async fn connect(args: &NatsArgs, role: &str) -> anyhow::Result<Self> {
-        // Unique, as we tell our own requests from others' by it.
+        // Unique, so that our own requests can be told from those of others.
         let inbox_prefix = format!("_INBOX.taskgroup-{role}-{:016x}", rand::random::<u64>());
         let servers = args.nats_url.join(",");
         let (sender, link) = watch::channel(Link {
@@ -106,41 +106,40 @@ impl Broker {
 }
 
 impl Connection {
-    /// Whether the connection stands; changes can be awaited.
+    /// The state of the connection, as a channel that reports changes.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
     }
 
-    /// How often the connection was made: [`Link::epoch`].
+    /// Number of the connection: [`Link::epoch`].
     pub fn epoch(&self) -> u64 {
         self.link.borrow().epoch
     }
 
-    /// What the subjects begin with that our requests are answered on.
+    /// Prefix of the subjects on which our requests are answered.
     pub(super) fn inboxes(&self) -> String {
         format!("{}.", self.inbox_prefix)
     }
 
-    /// The servers as they were given.
+    /// The server URLs as they were given.
     pub fn servers(&self) -> &str {
         &self.servers
     }
 
-    /// The server we are connected to, as it names itself since it was started.
+    /// Id of the connected server. nats-server chooses a new one at each start.
     pub fn server_id(&self) -> String {
         self.client.server_info().server_id
     }
 
-    /// Waits until the connection stands, or has been down for `grace`: most outages are a restart.
+    /// Waits until the connection stands, or has been down for `grace`. Most outages are a restart.
     pub async fn settled(&self, grace: Duration) {
         let mut link = self.link.clone();
         let since = link.borrow().since;
-        // Neither an end of the wait nor a closed connection changes what comes next.
+        // A timeout or a closed connection changes nothing: the caller goes on.
         let _ = tokio::time::timeout_at(since + grace, link.wait_for(|link| link.up)).await;
     }
 
-    /// Fails at once, instead of after a timeout, while there is no connection, or one to a server
-    /// that is too old.
+    /// Fails at once, instead of after a timeout, while there is no connection, or one to a server that is too old.
     pub fn check(&self) -> Result<(), BrokerError> {
         self.check_connected()?;
         let (major, minor, patch) = OLDEST;
@@ -153,7 +152,7 @@ impl Connection {
         })
     }
 
-    /// The same for what needs no answer about the server's version: it delivered a task.
+    /// Fails at once while there is no connection. The server's version does not matter to a task that it delivered.
     pub(super) fn check_connected(&self) -> Result<(), BrokerError> {
         if self.client.connection_state() == State::Connected {
             Ok(())
@@ -162,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// Sends what is still in the buffer and closes the connection.
+    /// Sends what is still in the buffer, and closes the connection.
     pub async fn close(&self) {
         if let Err(error) = self.client.drain().await {
             tracing::debug!(%error, "the NATS connection was closed already");

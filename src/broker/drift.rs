@@ -1,5 +1,5 @@
-//! Where a stream or consumer differs from what it should be. What the server filled in is no
-//! difference (the idea of nats-io/nack: compare the fields that are ours, leave the rest).
+//! Differences between the desired and the observed configuration. Fields that the server filled in are not a
+//! difference. (nats-io/nack has the idea: compare the fields that are ours, and leave the rest.)
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -8,14 +8,14 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-/// One field that is not as it should be.
+/// A field with another value than desired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// Name of the field in JetStream's API.
     pub field: String,
-    /// What it should be.
+    /// Desired value.
     pub desired: Value,
-    /// What it is; null where it is not set.
+    /// Observed value; null where the field is not set.
     pub observed: Value,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The fields of `desired` that `observed` has otherwise. Of metadata, only our keys count.
+/// The fields of `desired` that have another value in `observed`. In metadata, only our keys count.
 pub fn differences<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Vec<Difference> {
     let Ok(Value::Object(desired)) = serde_json::to_value(desired) else {
         return Vec::new();
@@ -48,8 +48,7 @@ pub fn differences<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> 
     found
 }
 
-/// `observed` with the fields of `desired` in place of its own: what to send as an update, so that
-/// fields that are not ours stay as they are.
+/// `observed`, with the fields of `desired` replaced: the body of an update. Fields that are not ours stay as they are.
 pub fn overlay<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Value {
     let mut config = observed.clone();
     if let Ok(Value::Object(desired)) = serde_json::to_value(desired) {
@@ -65,8 +64,8 @@ pub fn overlay<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Valu
     Value::Object(config)
 }
 
-/// Tells two configurations apart within this process. What the server notes in the metadata for
-/// itself does not count: a list of streams lacks some of it.
+/// A hash that tells two configurations apart within this process. The server's own notes in the metadata do not count,
+/// because a list of streams lacks some of them.
 pub fn fingerprint(config: &Map<String, Value>) -> u64 {
     let mut config = config.clone();
     if let Some(Value::Object(metadata)) = config.get_mut("metadata") {
@@ -75,7 +74,7 @@ pub fn fingerprint(config: &Map<String, Value>) -> u64 {
     hash(&Value::Object(config))
 }
 
-/// A hash of a JSON value, for comparisons within this process.
+/// A hash of a value's JSON, for comparisons within this process.
 pub fn hash<T: Serialize>(value: &T) -> u64 {
     let text = serde_json::to_string(value).unwrap_or_default();
     let mut hasher = DefaultHasher::new();
@@ -83,7 +82,7 @@ pub fn hash<T: Serialize>(value: &T) -> u64 {
     hasher.finish()
 }
 
-/// JetStream leaves out what is not set.
+/// JetStream leaves out fields that are not set.
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -1,24 +1,24 @@
-//! What others change in JetStream.
+//! Changes that others make in JetStream.
 //!
-//! Deletions are heard from the server's advisories. For changes there are none that would help:
-//! nats-server 2.15 sends none when a consumer is changed, and those about streams do not say by
-//! whom. But the requests themselves can be heard, as ordinary messages on `$JS.API.…`, and their
-//! reply inbox tells ours from others'. A request is heard *before* it is carried out.
+//! The server announces deletions by advisories. For other changes it sends no advisory that would help: nats-server
+//! 2.15 sends none when a consumer changes, and those about streams do not say who made the change. But every request
+//! can be observed as an ordinary message on `$JS.API.…`, and its reply inbox tells our requests from others'. A
+//! request is observed *before* the server carries it out.
 
 use super::{cancel::REPLICAS, connection::Broker};
 use crate::protocol::StreamName;
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 
-/// What happened in the broker.
+/// An event in the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerEvent {
-    /// Somebody else made, changed, deleted, paused or resumed the stream or its consumer.
+    /// Somebody else created, changed, deleted, paused, or resumed the stream or its consumer.
     Changed(StreamName),
 }
 
-/// What others change, for as long as the client lives (also across connections; what happens while
-/// there is none is missed: [`super::Link::epoch`] tells).
+/// Yields what others change, for as long as the client lives. Changes made while there is no connection are missed;
+/// [`super::Link::epoch`] tells that there was a gap.
 ///
 /// # Errors
 /// A client that is closed.
@@ -47,16 +47,17 @@ pub async fn events(broker: &Broker) -> Result<impl Stream<Item = BrokerEvent> +
     }))
 }
 
-/// A task that its worker removed without doing it.
+/// A task that its worker removed without running it to the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Termination {
-    /// The stream of its group.
+    /// Stream of the task's group.
     pub stream: StreamName,
-    /// Why, in the worker's words.
+    /// The worker's reason.
     pub reason: String,
 }
 
-/// The tasks that are removed without being done, as the server tells it; each comes to one replica.
+/// Yields the tasks that workers remove without running them to the end, as the server announces them. Each goes to one
+/// replica.
 ///
 /// # Errors
 /// A client that is closed.
@@ -80,7 +81,7 @@ pub async fn terminations(broker: &Broker) -> Result<impl Stream<Item = Terminat
     }))
 }
 
-/// The group's stream that a subject above is about.
+/// The group's stream that an observed subject is about.
 fn changed(subject: &str) -> Option<BrokerEvent> {
     let tokens: Vec<_> = subject.split('.').collect();
     let (stream, consumer) = match tokens.as_slice() {

@@ -1,4 +1,4 @@
-//! Single messages of a stream: looks at one, removes those of a task.
+//! Single messages of a stream: reads one, or removes those of a task.
 
 use super::{
     api::absent,
@@ -10,13 +10,12 @@ use async_nats::jetstream::{message::StreamMessage, stream::RawMessage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A message that a stream holds.
+/// A message in a stream.
 #[derive(Clone, Debug)]
 pub struct StoredMessage(StreamMessage);
 
 impl StoredMessage {
-    /// What tells it from every other message, also from one with its number in a stream that was made
-    /// again.
+    /// Identity of the message. It differs from that of a message with the same number in a re-created stream.
     pub fn stored(&self) -> Stored {
         Stored {
             sequence: self.0.sequence,
@@ -31,18 +30,18 @@ impl StoredMessage {
 }
 
 impl Broker {
-    /// The last message under `subject`; `None` where there is none, or no such stream.
+    /// Reads the last message under `subject`; `None` where there is none, or no such stream.
     pub async fn last_message(&self, stream: &StreamName, subject: &str) -> Result<Option<StoredMessage>, BrokerError> {
         self.message(stream, &json!({"last_by_subj": subject})).await
     }
 
-    /// The message with this number; `None` where it is gone, or there is no such stream.
+    /// Reads the message with this sequence number; `None` where it is gone, or there is no such stream.
     pub async fn message_at(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>, BrokerError> {
         self.message(stream, &json!({"seq": sequence})).await
     }
 
-    /// The first message from number `sequence` on whose subject `filter` matches; `None` where there is
-    /// none, or no such stream.
+    /// Reads the first message from `sequence` on whose subject matches `filter`; `None` where there is none, or no
+    /// such stream.
     pub async fn next_message(
         &self,
         stream: &StreamName,
@@ -72,7 +71,7 @@ impl Broker {
             })
     }
 
-    /// Removes the message with this number; one that is gone already counts as removed.
+    /// Deletes the message with this sequence number. A missing message counts as deleted.
     pub async fn delete_message(&self, stream: &StreamName, sequence: u64) -> Result<(), BrokerError> {
         let deleted = self
             .request::<Value>(
@@ -81,7 +80,7 @@ impl Broker {
             )
             .await;
         match deleted {
-            // One that is gone is refused by the general code for a deletion that failed.
+            // For a missing message, JetStream uses the general code of a failed deletion.
             Err(BrokerError::Refused {
                 code: code::DELETE_FAILED,
                 description,
@@ -91,8 +90,8 @@ impl Broker {
         }
     }
 
-    /// Removes all messages whose subject `filter` matches, one by one, and says how many; none where there
-    /// is no such stream.
+    /// Deletes all messages whose subject matches `filter` one by one, and returns their number. A missing stream has
+    /// none.
     pub async fn remove(&self, stream: &StreamName, filter: &str) -> Result<u64, BrokerError> {
         let mut removed = 0;
         let mut from = 0;
@@ -105,9 +104,9 @@ impl Broker {
         Ok(removed)
     }
 
-    /// The same, all at once. Only where no consumer can have such a message in hand: nats-server (seen
-    /// with 2.15.1) then moves the consumer's floor up to it with the next ack, and never again delivers
-    /// what is in hand below that.
+    /// Deletes all messages whose subject matches `filter` at once, and returns their number. Use this only where no
+    /// consumer can have such a message in flight. After it, nats-server (2.15.1, measured) moves the consumer's floor
+    /// up to the message with the next ack, and never again delivers what is in flight below.
     pub async fn purge(&self, stream: &StreamName, filter: &str) -> Result<u64, BrokerError> {
         #[derive(Deserialize)]
         struct Answer {

@@ -1,8 +1,8 @@
-//! JetStream: the only place that knows the NATS client library.
+//! JetStream: the only module that knows the NATS client library.
 //!
-//! `config` and `drift` are pure (what a stream or consumer should be, and where one differs),
-//! `api` asks the server, `events` hears what others change, `pull`, `publish` and `rate` are
-//! the worker's side, `relay` and `cancel` the operator's.
+//! `config` and `drift` are pure: the desired configuration, and the differences to the observed one. `api` sends
+//! requests, and `events` observes the changes of others. `puller` (with `pulls` and `pull`), `publish`, and `rate`
+//! serve workers and the relay; `relay`, `shared`, and `cancel` serve the operator.
 
 mod api;
 mod args;

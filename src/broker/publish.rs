@@ -1,4 +1,4 @@
-//! Publishing to a stream, so that it is stored for certain.
+//! Publishing with the server's confirmation that a stream stored the message.
 
 use super::{
     connection::Broker,
@@ -19,19 +19,19 @@ struct Answer {
     duplicate: bool,
 }
 
-/// That a stream keeps a message.
+/// A stream's confirmation that it keeps a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Receipt {
-    /// It is stored now.
+    /// The stream stored the message now.
     Stored,
-    /// One with the same `Nats-Msg-Id` was stored before, and this one was dropped.
+    /// The stream knows the message's `Nats-Msg-Id` and dropped this copy.
     Duplicate,
 }
 
 impl Broker {
-    /// Publishes a message; `Ok` once a stream has stored it, or had stored it before under the same
-    /// `Nats-Msg-Id`. Headers that NATS can't carry (a line break in a value) are left out.
+    /// Publishes a message and waits until a stream has stored it, or had stored one with the same `Nats-Msg-Id`.
+    /// Headers that NATS can't carry (a line break in a value) are left out.
     pub async fn store(
         &self,
         subject: &str,

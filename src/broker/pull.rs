@@ -1,8 +1,7 @@
-//! The worker's side of a consumer: ask for tasks, receive them, say what became of them.
+//! The inbox of a consumer's messages, and their acknowledgement.
 //!
-//! Not the client library's stream of messages, which was seen to stall with small batches: it
-//! counts what it asked for wrongly. Here the caller counts ([`crate::worker::slots`]), and this file
-//! only carries messages.
+//! The client library's own stream of messages stalls with small batches (measured), because it counts outstanding
+//! messages wrongly. Therefore [`super::Puller`] counts, and this file only carries messages.
 
 use super::{config::as_nanos, connection::Broker, error::BrokerError};
 use crate::protocol::{Kind, Queue, Stored, StreamName};
@@ -14,16 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Asks the server to end a subscription while the client library still hands over what is on its
-/// way. The library's own ways to unsubscribe drop such messages, and each would wait out `ackWait`.
-/// nats-server takes a number of more than 9 digits for "now" (`parseSize` in its source); one that
-/// would not is no harm: the subscription then ends a round trip later, when it is dropped.
+/// Asks the server to end a subscription while the client library still passes on what is on its way. The library's own
+/// ways to unsubscribe drop such messages, and each would wait out `ackWait`. nats-server takes a number of more than 9
+/// digits for "now" (`parseSize` in its source). A server that did not would do no harm: the subscription then ends a
+/// round trip later, when it is dropped.
 const NOW: u64 = u64::MAX;
 
-/// How long the last messages of a subscription are waited for.
+/// Longest wait for the last messages of a subscription.
 const LAST_MESSAGES: Duration = Duration::from_secs(2);
 
-/// Where tasks arrive that were asked for.
+/// Inbox for the messages that were asked for.
 pub struct PullInbox {
     broker: Broker,
     inbox: String,
@@ -31,31 +30,31 @@ pub struct PullInbox {
     subscription: Subscriber,
 }
 
-/// What arrives in a [`PullInbox`].
+/// An arrival in a [`PullInbox`].
 pub enum Arrival {
     /// A task.
     Task(Box<Delivery>),
-    /// A sign of life, as there is nothing to deliver.
+    /// A heartbeat: the server has nothing to deliver.
     Heartbeat,
-    /// No more will come for this pull.
+    /// The server delivers no more messages for this pull.
     PullEnded {
         /// The number that [`PullInbox::ask`] was given.
         pull: u64,
-        /// How many of the tasks asked for were not delivered, where the server says it.
+        /// Messages that were asked for and not delivered, where the server says it.
         left: Option<u32>,
-        /// Why.
+        /// Why the pull ended.
         end: PullEnd,
     },
 }
 
-/// Why no more tasks come for a pull.
+/// Why a pull ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PullEnd {
-    /// Its time is over.
+    /// The pull expired.
     Expired,
-    /// The consumer, or its stream, is not there.
+    /// The consumer, or its stream, does not exist.
     ConsumerGone,
-    /// The server can't serve it now, in its words; another may be served a little later.
+    /// The server can't serve the pull now, in its words. It may serve another one a little later.
     Refused(String),
 }
 
@@ -81,7 +80,7 @@ impl Broker {
         })
     }
 
-    /// Yields whenever the operator says that the settings of the queue changed.
+    /// Yields whenever the operator announces that the settings of the queue changed.
     pub async fn settings_notices(&self, queue: &Queue) -> Result<impl Stream<Item = ()> + Send + use<>, BrokerError> {
         let notices = self.client.subscribe(queue.of(Kind::Settings)).await;
         Ok(notices.map_err(|error| self.unreachable(error))?.map(|_| ()))
@@ -89,9 +88,8 @@ impl Broker {
 }
 
 impl PullInbox {
-    /// Asks for up to `batch` tasks, which may arrive within `expires`, and for a sign of life after each
-    /// `heartbeat` without one (less than half of `expires`). `pull` is what [`Arrival::PullEnded`] will
-    /// call this request.
+    /// Asks for up to `batch` tasks, which may arrive within `expires`, and for a heartbeat after each `heartbeat`
+    /// without a task (less than half of `expires`). [`Arrival::PullEnded`] calls this request `pull`.
     pub async fn ask(&self, pull: u64, batch: u32, expires: Duration, heartbeat: Duration) -> Result<(), BrokerError> {
         let (expires, heartbeat) = (as_nanos(expires), as_nanos(heartbeat));
         let body = format!(r#"{{"batch":{batch},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
@@ -102,8 +100,7 @@ impl PullInbox {
             .map_err(|error| self.broker.unreachable(error))
     }
 
-    /// The next thing that arrives; `None` when the client is closed. Can be dropped and called again
-    /// without loss.
+    /// The next arrival; `None` when the client is closed. This future can be dropped and called again without loss.
     pub async fn next(&mut self) -> Option<Arrival> {
         loop {
             let message = self.subscription.next().await?;
@@ -113,20 +110,20 @@ impl PullInbox {
         }
     }
 
-    /// What has arrived already, if anything.
+    /// An arrival that is already there.
     pub fn next_now(&mut self) -> Option<Arrival> {
         self.next().now_or_never().flatten()
     }
 
-    /// Takes back what was asked for, and returns the tasks that were on their way. The server drops a
-    /// pull that nobody listens to, without counting a delivery.
+    /// Takes back what was asked for, and returns the tasks that were on their way. The server drops a pull without
+    /// interest, and does not count a delivery.
     pub async fn withdraw(mut self) -> Vec<Box<Delivery>> {
         let mut last = Vec::new();
-        // Without a connection nothing is on its way.
+        // Without a connection, nothing is on its way.
         if self.broker.check().is_err() || self.subscription.unsubscribe_after(NOW).await.is_err() {
             return last;
         }
-        // The connection keeps the order: what comes back after this round trip came after all the rest.
+        // The connection keeps the order: the answer to this round trip comes after everything else.
         let stream = self
             .pull_subject
             .trim_start_matches("$JS.API.CONSUMER.MSG.NEXT.")
@@ -188,7 +185,7 @@ fn pull_end(code: u16, description: &str) -> Option<PullEnd> {
     }
 }
 
-/// One delivery of one task. Until it is acknowledged, it counts against the group's limit.
+/// One delivery of one task. It counts against the group's limit until it is acknowledged.
 pub struct Delivery {
     message: Message,
     acker: Acker,
@@ -197,7 +194,7 @@ pub struct Delivery {
     received: Instant,
 }
 
-/// What a delivery is acknowledged with. Small, where the task itself may be large.
+/// The means to acknowledge a delivery. Small, whereas the task itself may be large.
 pub struct Acker {
     broker: Broker,
     reply: Subject,
@@ -219,12 +216,12 @@ impl Delivery {
         })
     }
 
-    /// The subject that the task was published to.
+    /// The subject that the task is stored under.
     pub fn subject(&self) -> &str {
         &self.message.subject
     }
 
-    /// What the publisher sent.
+    /// The publisher's payload.
     pub fn payload(&self) -> Bytes {
         self.message.payload.clone()
     }
@@ -234,7 +231,7 @@ impl Delivery {
         Some(self.message.headers.as_ref()?.get(name)?.as_str())
     }
 
-    /// The publisher's headers, each value of a repeated one by itself.
+    /// All headers, with each value of a repeated one.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let headers = self.message.headers.iter();
         headers.flat_map(|headers| {
@@ -244,27 +241,27 @@ impl Delivery {
         })
     }
 
-    /// How often the task was delivered, this time included: from 1.
+    /// Number of deliveries of the task so far, this one included: from 1.
     pub fn delivered(&self) -> u32 {
         self.delivered
     }
 
-    /// Which message of its stream the task is.
+    /// Identity of the task's message.
     pub fn stored(&self) -> Stored {
         self.stored
     }
 
-    /// When it came, at the latest: its lease counts from then.
+    /// Latest time of arrival. The task's lease counts from then.
     pub fn received(&self) -> Instant {
         self.received
     }
 
-    /// It may have come, or been on its way, at any time since `since`.
+    /// Notes that the task may have arrived, or been on its way, at any time since `since`.
     pub fn may_have_come(&mut self, since: Instant) {
         self.received = self.received.min(since);
     }
 
-    /// All that is needed to acknowledge it.
+    /// The means to acknowledge the delivery, without the task.
     pub fn into_acker(self) -> Acker {
         self.acker
     }
@@ -279,43 +276,43 @@ impl Deref for Delivery {
 }
 
 impl Acker {
-    /// The task is done: the server removes it. Returns when the word is on its way; that a later one to
-    /// the same consumer is confirmed ([`Acker::ack`]) means that this one was heard, as the
-    /// connection and the consumer keep the order.
+    /// Acknowledges the task, and returns once the ack is on its way. A later confirmed [`Acker::ack`] to the same
+    /// consumer means that this one was heard, too, because connection and consumer keep the order.
     pub async fn ack_unconfirmed(&self) -> Result<(), BrokerError> {
         self.broker.check_connected()?;
         let sent = self.broker.client.publish(self.reply.clone(), "+ACK".into()).await;
         sent.map_err(|error| self.broker.unreachable(error))
     }
 
-    /// The task is done (or kept elsewhere): the server removes it. `Ok` once the server said so.
+    /// Acknowledges the task, which is done or kept elsewhere: the server removes it. Returns once the server confirmed
+    /// that.
     pub async fn ack(&self, patience: Duration) -> Result<(), BrokerError> {
         self.say("+ACK".into(), patience).await
     }
 
-    /// The task is being worked on: its `ackWait` begins anew. `Ok` once the server said so.
+    /// Renews the delivery: its `ackWait` begins anew. Returns once the server confirmed that.
     pub async fn in_progress(&self, patience: Duration) -> Result<(), BrokerError> {
         self.say("+WPI".into(), patience).await
     }
 
-    /// The task is to be delivered again after `delay`.
+    /// Has the server redeliver the task after `delay`.
     pub async fn nak(&self, delay: Duration, patience: Duration) -> Result<(), BrokerError> {
         let delay = as_nanos(delay);
         self.say(format!(r#"-NAK {{"delay": {delay}}}"#), patience).await
     }
 
-    /// The task is removed without being done; `reason` goes to the server's advisory.
+    /// Has the server remove a task that is not done. Its advisory repeats `reason`.
     pub async fn term(&self, reason: &str, patience: Duration) -> Result<(), BrokerError> {
         self.say(format!("+TERM {reason}"), patience).await
     }
 
-    /// Only while the lease is held: the server takes a word for the *current* delivery of the task, whose
-    /// ever that is. So it is not even tried without a connection: the client library would keep it
-    /// until there is one again.
+    /// Call this only while the lease is held, because the server applies it to the *current* delivery of the task,
+    /// whoever has that. Without a connection it fails at once: the client library would keep it for the next
+    /// connection.
     async fn say(&self, word: String, patience: Duration) -> Result<(), BrokerError> {
         self.broker.check_connected()?;
         let request = Request::new().payload(word.into()).timeout(Some(patience));
-        // Boxed: it is large, and part of the future of each task that runs.
+        // Boxed because it is large and part of the future of each running task.
         let answer = Box::pin(self.broker.client.send_request(self.reply.clone(), request)).await;
         answer.map(|_| ()).map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => self.broker.unreachable("the consumer is not there"),
@@ -325,9 +322,9 @@ impl Acker {
     }
 }
 
-/// Number of deliveries and message, from the subject that JetStream wants its answer on:
-/// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>`, or with a
-/// domain and an account before the stream (ADR-15).
+/// Reads the number of deliveries and the message from JetStream's reply subject:
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>`, or with a domain and an
+/// account before the stream (ADR-15).
 fn read_reply(reply: &str) -> Option<(u32, Stored)> {
     let tokens = reply.strip_prefix("$JS.ACK.")?;
     let first = match tokens.split('.').count() {

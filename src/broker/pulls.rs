@@ -10,7 +10,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Pulls {
     at_once: usize,
     expires: Duration,
-    pulls: Vec<Pull>,
+    outstanding: Vec<Pull>,
     last_id: u64,
 }
 
@@ -27,30 +27,30 @@ impl Pulls {
         Self {
             at_once,
             expires,
-            pulls: Vec::new(),
+            outstanding: Vec::new(),
             last_id: 0,
         }
     }
 
     /// Messages that are asked for and have not come.
     pub fn outstanding(&self) -> u32 {
-        self.pulls.iter().map(|pull| pull.left).sum()
+        self.outstanding.iter().map(|pull| pull.left).sum()
     }
 
     /// Whether anything is asked for.
     pub fn expects(&self) -> bool {
-        !self.pulls.is_empty()
+        !self.outstanding.is_empty()
     }
 
     /// Whether one more pull may be sent.
     pub fn may_ask(&self) -> bool {
-        self.pulls.len() < self.at_once
+        self.outstanding.len() < self.at_once
     }
 
     /// Notes a pull for `batch` messages, and returns its number.
     pub fn ask(&mut self, now: Instant, batch: u32) -> u64 {
         self.last_id += 1;
-        self.pulls.push(Pull {
+        self.outstanding.push(Pull {
             id: self.last_id,
             left: batch,
             given_up: now + self.expires + GRACE,
@@ -65,8 +65,8 @@ impl Pulls {
 
     /// No more messages come for a pull; the server had `left` of them to go, where it says so.
     pub fn ended(&mut self, pull: u64, left: Option<u32>) {
-        let counted = match self.pulls.iter().position(|p| p.id == pull) {
-            Some(position) => self.pulls.remove(position).left,
+        let counted = match self.outstanding.iter().position(|p| p.id == pull) {
+            Some(position) => self.outstanding.remove(position).left,
             None => 0,
         };
         // Messages counted for this pull that came by another one: that one has fewer to go.
@@ -75,29 +75,29 @@ impl Pulls {
 
     /// All pulls are void: their connection is gone, or their consumer.
     pub fn void(&mut self) {
-        self.pulls.clear();
+        self.outstanding.clear();
     }
 
     /// Gives up the pulls that the server should have ended long ago, and returns how many.
     pub fn give_up(&mut self, now: Instant) -> usize {
-        let before = self.pulls.len();
-        self.pulls.retain(|pull| now < pull.given_up);
-        before - self.pulls.len()
+        let before = self.outstanding.len();
+        self.outstanding.retain(|pull| now < pull.given_up);
+        before - self.outstanding.len()
     }
 
     /// When [`Pulls::give_up`] is due.
     pub fn next_give_up(&self) -> Option<Instant> {
-        self.pulls.iter().map(|pull| pull.given_up).min()
+        self.outstanding.iter().map(|pull| pull.given_up).min()
     }
 
     /// `count` fewer messages to come, of the oldest pulls.
     fn settle(&mut self, mut count: u32) {
-        for pull in &mut self.pulls {
+        for pull in &mut self.outstanding {
             let settled = count.min(pull.left);
             pull.left -= settled;
             count -= settled;
         }
-        self.pulls.retain(|pull| pull.left > 0);
+        self.outstanding.retain(|pull| pull.left > 0);
     }
 }
 

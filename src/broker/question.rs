@@ -1,4 +1,4 @@
-//! Questions that others ask over plain NATS, and their answers.
+//! Requests over plain NATS, and the replies to them.
 
 use super::{connection::Broker, error::BrokerError};
 use async_nats::{Client, Message};
@@ -6,14 +6,14 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 
-/// A question that waits for an answer.
+/// A request that waits for a reply.
 pub struct Question {
     client: Client,
     message: Message,
 }
 
 impl Broker {
-    /// Questions asked under `subject`; of those who ask for them with the same `group`, one gets each.
+    /// Yields requests under `subject`. Each goes to one subscriber of the same `group`.
     pub async fn questions(
         &self,
         subject: String,
@@ -33,17 +33,17 @@ impl Broker {
 }
 
 impl Question {
-    /// What it was asked under.
+    /// Subject of the request.
     pub fn subject(&self) -> &str {
         &self.message.subject
     }
 
-    /// What was asked.
+    /// Body of the request.
     pub fn payload(&self) -> &[u8] {
         &self.message.payload
     }
 
-    /// Its headers.
+    /// Headers of the request.
     pub fn headers(&self) -> Vec<(String, String)> {
         let headers = self.message.headers.iter().flat_map(|headers| headers.iter());
         headers
@@ -51,7 +51,7 @@ impl Question {
             .collect()
     }
 
-    /// Answers with JSON, where an answer is waited for.
+    /// Replies with JSON, where the sender waits for a reply.
     pub async fn answer(&self, answer: &impl Serialize) {
         match serde_json::to_vec(answer) {
             Ok(answer) => self.send(answer.into()).await,
@@ -59,7 +59,7 @@ impl Question {
         }
     }
 
-    /// Answers with a text, where an answer is waited for.
+    /// Replies with a text, where the sender waits for a reply.
     pub async fn say(&self, text: impl Into<String>) {
         self.send(text.into().into()).await;
     }

@@ -1,5 +1,4 @@
-//! The one message per group that its workers share to keep a rate: read, and changed only by who has
-//! read the last change.
+//! The one message per group by which workers share a rate. A worker may change it only if it has read the last change.
 
 use super::{
     connection::Broker,
@@ -15,8 +14,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How long an answer is waited for. It usually takes less than a millisecond; and when NATS was
-/// restarted in between it never comes, while tasks wait.
+/// Longest wait for an answer, which usually takes less than a millisecond. When NATS restarts in between, the answer
+/// never comes, while tasks wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
@@ -27,14 +26,14 @@ struct Answer {
 }
 
 impl Broker {
-    /// The rate of a group as it was stored last, and its number; `None` where there is none yet.
+    /// Reads a group's rate and its sequence number; `None` where there is none yet.
     ///
-    /// In a cluster any server that has a copy answers, maybe one that is a little behind: then
-    /// [`Broker::store_rate`] refuses what is built on it.
+    /// In a cluster, any server with a copy answers, and it may be a little behind. [`Broker::store_rate`] then refuses
+    /// the change that is built on it.
     pub async fn rate(&self, queue: &Queue) -> Result<Option<(u64, Bytes)>, BrokerError> {
         let subject = format!("$JS.API.DIRECT.GET.{RATE_STREAM}.{}", queue.of(Kind::Rate));
         let answer = self.ask_for_rate(subject.clone(), Request::new()).await?;
-        // 404: nothing under this subject.
+        // 404: no message has this subject.
         if answer.status.is_some_and(|status| status.as_u16() == 404) {
             return Ok(None);
         }
@@ -48,8 +47,8 @@ impl Broker {
         }
     }
 
-    /// Stores the rate of a group, and returns its number, if the last one stored has the number `last`
-    /// (0 for none); else it is refused with [`code::WRONG_LAST_SEQUENCE`].
+    /// Stores a group's rate and returns its sequence number, if the last stored one has the number `last` (0 for
+    /// none). Otherwise JetStream refuses it with [`code::WRONG_LAST_SEQUENCE`].
     pub async fn store_rate(&self, queue: &Queue, rate: Bytes, last: u64) -> Result<u64, BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string().as_str());

@@ -20,17 +20,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long a relay that died keeps what it had in hand from the others.
+/// Time after which JetStream redelivers the messages of a dead relay to another one.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
-/// What became of a message that was published again elsewhere.
+/// What became of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publication {
-    /// A stream has it, or had it already.
+    /// A stream has the message, or had it already.
     Stored,
-    /// The stream has no room at present.
+    /// The stream has no room now.
     Full,
-    /// It is larger than the stream takes.
+    /// The message is larger than the stream takes.
     TooLarge,
     /// No stream listens to the subject.
     NoStream,
@@ -42,7 +42,7 @@ struct Answer {
 }
 
 impl Broker {
-    /// Makes the consumer of the delay stream where it is missing.
+    /// Creates the consumer of the delay stream where it is missing.
     pub async fn ensure_relay(&self, instance: &str) -> Result<(), BrokerError> {
         let info = self
             .request(format!("CONSUMER.INFO.{DELAY_STREAM}.{RELAY}"), &json!({}))
@@ -58,7 +58,7 @@ impl Broker {
             "ack_policy": "explicit",
             "ack_wait": as_nanos(ACK_WAIT),
             "max_deliver": -1,
-            // What waits for a full queue counts as delivered: it must not hold up the other groups.
+            // A message that waits for a full queue counts as delivered. It must not hold up other groups.
             "max_ack_pending": -1,
             "filter_subjects": DUE_KINDS.map(Kind::all),
             "metadata": {keys::INSTANCE: instance},
@@ -71,8 +71,8 @@ impl Broker {
         Ok(())
     }
 
-    /// How many messages the relay has before it: those not delivered yet, and those that are in hand
-    /// or wait to be tried again. `None` where the consumer is missing.
+    /// Counts the messages before the relays: those not delivered yet, and those in flight or to be tried again. `None`
+    /// where the consumer is missing.
     pub async fn relay_backlog(&self) -> Result<Option<(u64, u64)>, BrokerError> {
         #[derive(Deserialize)]
         struct Info {
@@ -88,8 +88,8 @@ impl Broker {
         Ok(info.map(|info| (info.num_pending, info.num_ack_pending)))
     }
 
-    /// Publishes `message` to `subject` with these headers, and waits until a stream has stored it, or
-    /// said that it had one with the same `Nats-Msg-Id`.
+    /// Publishes `message` under `subject` with these headers, and waits until a stream has stored it, or says that it
+    /// had one with the same `Nats-Msg-Id`.
     pub async fn republish(
         &self,
         message: &Delivery,

@@ -14,8 +14,10 @@ async fn a_manifest_becomes_a_stream_a_consumer_and_a_deployment() {
 
     bed.until_condition("acme", "ConsumerReady", "True").await;
     let stream = bed.nats.stream(&bed.stream("acme")).await.unwrap();
-    let requeued = format!("requeue.{}.acme.>", bed.namespace);
-    assert_eq!(stream["subjects"], json!([bed.subject("acme", ">"), requeued]));
+    assert_eq!(
+        stream["subjects"],
+        json!([bed.subject("acme", ">"), bed.requeued("acme", ">")])
+    );
     assert_eq!(stream["retention"], "workqueue");
     assert_eq!(stream["discard"], "new");
     assert_eq!(stream["max_msg_size"], 1 << 20);
