@@ -167,7 +167,7 @@ reasons! {
     InvalidTemplate,
     /// The operator's role lacks a permission.
     Forbidden,
-    /// A ResourceQuota is used up.
+    /// A quota of the namespace is used up.
     QuotaExceeded,
     /// The namespace is being deleted.
     NamespaceTerminating,

@@ -1,9 +1,8 @@
 //! Tasks that were dropped because their group keeps no dead letters: the operator counts them, and tells of them in an Event
 //! per group and minute at most.
 
-use super::{Context, notices};
+use super::{Context, Group, notices};
 use crate::{
-    api::TaskGroup,
     broker,
     debounce::Debounced,
     protocol::{StreamName, cancel},
@@ -54,28 +53,23 @@ pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
             () = time::sleep_until(next.into()) => {}
         }
         while let Some((stream, dropped)) = drops.take(Instant::now()) {
-            let event = notices::dropped(dropped.tasks, &dropped.last_reason);
-            with_group(&ctx, &stream, async |group| {
-                ctx.kubernetes.publish_anew(group, &event).await
-            })
-            .await;
+            let found = group_of(&ctx, &stream);
+            if let Some(Ok(group)) = found.as_ref().map(|group| &group.0) {
+                let event = notices::dropped(dropped.tasks, &dropped.last_reason);
+                ctx.kubernetes.publish_anew(group, &event).await;
+            }
         }
     }
 }
 
-fn keeps_no_dead_letters(ctx: &Context, stream: &StreamName) -> bool {
-    let Some(queue) = stream.queue() else { return false };
-    let mut groups = ctx.caches.groups_of_queue(&queue);
-    groups.any(|group| matches!(&group.0, Ok(group) if !group.spec.dead_letter.enabled))
+/// The group that has the stream.
+fn group_of(ctx: &Context, stream: &StreamName) -> Option<Arc<Group>> {
+    ctx.caches.groups_of_queue(&stream.queue()?).next()
 }
 
-/// Does something with the group that has the stream.
-async fn with_group(ctx: &Context, stream: &StreamName, act: impl AsyncFnOnce(&TaskGroup)) {
-    let Some(queue) = stream.queue() else { return };
-    let found = ctx.caches.groups_of_queue(&queue).next();
-    if let Some(Ok(group)) = found.as_ref().map(|group| &group.0) {
-        act(group).await;
-    }
+fn keeps_no_dead_letters(ctx: &Context, stream: &StreamName) -> bool {
+    let found = group_of(ctx, stream);
+    matches!(found.as_ref().map(|group| &group.0), Some(Ok(group)) if !group.spec.dead_letter.enabled)
 }
 
 #[cfg(test)]

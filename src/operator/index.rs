@@ -5,7 +5,6 @@ use parking_lot::RwLock;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    hash::Hash,
 };
 
 use super::Group;
@@ -76,47 +75,54 @@ struct State {
 #[derive(Default)]
 struct Maps {
     groups: HashMap<GroupKey, (References, Readiness)>,
-    by_queue: Groups,
-    by_handler: Groups,
+    /// Nearly always one per queue.
+    by_queue: HashMap<Queue, Vec<GroupKey>>,
+    by_handler: HashMap<(String, String), BTreeSet<GroupKey>>,
     counts: [i64; 3],
 }
 
-/// The groups of each name, by namespace and name.
-type Groups = HashMap<(String, String), BTreeSet<GroupKey>>;
-
 impl Maps {
     fn insert(&mut self, key: GroupKey, references: References, readiness: Readiness) {
-        let place = |name: &str| (key.namespace.clone(), name.to_owned());
-        add(&mut self.by_queue, place(&references.queue), &key);
-        add(&mut self.by_handler, place(&references.handler), &key);
+        let queue = Queue::new(&key.namespace, &references.queue);
+        self.by_queue.entry(queue).or_default().push(key.clone());
+        let handler = (key.namespace.clone(), references.handler.clone());
+        self.by_handler.entry(handler).or_default().insert(key.clone());
         self.counts[readiness as usize] += 1;
         self.groups.insert(key, (references, readiness));
     }
 
     fn remove(&mut self, key: &GroupKey) -> Option<References> {
         let (references, readiness) = self.groups.remove(key)?;
-        let place = |name: &str| (key.namespace.clone(), name.to_owned());
-        take(&mut self.by_queue, &place(&references.queue), key);
-        take(&mut self.by_handler, &place(&references.handler), key);
+        let queue = Queue::new(&key.namespace, &references.queue);
+        if let Some(groups) = self.by_queue.get_mut(&queue) {
+            groups.retain(|group| group != key);
+            if groups.is_empty() {
+                self.by_queue.remove(&queue);
+            }
+        }
+        let handler = (key.namespace.clone(), references.handler.clone());
+        if let Some(groups) = self.by_handler.get_mut(&handler) {
+            groups.remove(key);
+            if groups.is_empty() {
+                self.by_handler.remove(&handler);
+            }
+        }
         self.counts[readiness as usize] -= 1;
         Some(references)
     }
 
-    fn references(&self, key: &GroupKey) -> Option<&References> {
-        self.groups.get(key).map(|(references, _)| references)
+    fn of_queue(&self, namespace: &str, queue: &str) -> BTreeSet<GroupKey> {
+        let groups = self.by_queue.get(&Queue::new(namespace, queue));
+        groups.into_iter().flatten().cloned().collect()
     }
-}
 
-fn add<K: Eq + Hash>(groups: &mut HashMap<K, BTreeSet<GroupKey>>, place: K, key: &GroupKey) {
-    groups.entry(place).or_default().insert(key.clone());
-}
-
-fn take<K: Eq + Hash>(groups: &mut HashMap<K, BTreeSet<GroupKey>>, place: &K, key: &GroupKey) {
-    if let Some(keys) = groups.get_mut(place) {
-        keys.remove(key);
-        if keys.is_empty() {
-            groups.remove(place);
-        }
+    /// The references of a group that can't be read: those that it had, or else the defaults.
+    fn assume(&self, key: &GroupKey) -> References {
+        let known = self.groups.get(key).map(|(references, _)| references.clone());
+        known.unwrap_or_else(|| References {
+            queue: key.name.clone(),
+            handler: "default".to_owned(),
+        })
     }
 }
 
@@ -129,7 +135,7 @@ impl Index {
     /// The list shows a group.
     pub fn listed(&self, key: GroupKey, references: Option<References>, readiness: Readiness) {
         let mut state = self.0.write();
-        let references = references.unwrap_or_else(|| assume(&state.maps, &key));
+        let references = references.unwrap_or_else(|| state.maps.assume(&key));
         if let Some(relist) = &mut state.relist {
             relist.insert(key, references, readiness);
         }
@@ -147,11 +153,11 @@ impl Index {
     /// other groups of the queue that the group has, and of the one that it had.
     pub fn apply(&self, key: &GroupKey, references: Option<References>, readiness: Readiness) -> BTreeSet<GroupKey> {
         let mut state = self.0.write();
-        let references = references.unwrap_or_else(|| assume(&state.maps, key));
+        let references = references.unwrap_or_else(|| state.maps.assume(key));
         let before = state.maps.remove(key);
         let mut rivals = BTreeSet::new();
         for queue in before.iter().map(|before| &before.queue).chain([&references.queue]) {
-            rivals.extend(of(&state.maps.by_queue, &key.namespace, queue));
+            rivals.extend(state.maps.of_queue(&key.namespace, queue));
         }
         state.maps.insert(key.clone(), references, readiness);
         rivals
@@ -163,36 +169,24 @@ impl Index {
         let Some(before) = state.maps.remove(key) else {
             return BTreeSet::new();
         };
-        of(&state.maps.by_queue, &key.namespace, &before.queue)
+        state.maps.of_queue(&key.namespace, &before.queue)
     }
 
     /// The groups that have or want this queue.
     pub fn groups_of_queue(&self, queue: &Queue) -> BTreeSet<GroupKey> {
-        of(&self.0.read().maps.by_queue, &queue.namespace, &queue.name)
+        self.0.read().maps.of_queue(&queue.namespace, &queue.name)
     }
 
     /// The groups of a namespace that refer to this handler.
     pub fn groups_of_handler(&self, namespace: &str, handler: &str) -> BTreeSet<GroupKey> {
-        of(&self.0.read().maps.by_handler, namespace, handler)
+        let place = (namespace.to_owned(), handler.to_owned());
+        self.0.read().maps.by_handler.get(&place).cloned().unwrap_or_default()
     }
 
     /// The number of groups that are ready, not ready, and unknown.
     pub fn counts(&self) -> [i64; 3] {
         self.0.read().maps.counts
     }
-}
-
-/// The references of a group that can't be read: those that it had, or else the defaults.
-fn assume(maps: &Maps, key: &GroupKey) -> References {
-    maps.references(key).cloned().unwrap_or_else(|| References {
-        queue: key.name.clone(),
-        handler: "default".to_owned(),
-    })
-}
-
-fn of(groups: &Groups, namespace: &str, name: &str) -> BTreeSet<GroupKey> {
-    let place = (namespace.to_owned(), name.to_owned());
-    groups.get(&place).cloned().unwrap_or_default()
 }
 
 /// The references of a TaskGroup; `None` for one that can't be read.
@@ -215,11 +209,11 @@ mod tests {
         }
     }
 
-    fn refers(queue: &str, handler: &str) -> Option<References> {
-        Some(References {
+    fn refers(queue: &str, handler: &str) -> References {
+        References {
             queue: queue.into(),
             handler: handler.into(),
-        })
+        }
     }
 
     fn names(groups: BTreeSet<GroupKey>) -> Vec<String> {
@@ -233,8 +227,8 @@ mod tests {
     #[test]
     fn a_queue_and_a_handler_know_their_groups() {
         let index = Index::default();
-        index.apply(&key("a"), refers("q", "h"), Readiness::Unknown);
-        index.apply(&key("b"), refers("other", "h"), Readiness::Unknown);
+        index.apply(&key("a"), Some(refers("q", "h")), Readiness::Unknown);
+        index.apply(&key("b"), Some(refers("other", "h")), Readiness::Unknown);
         assert_eq!(of_queue(&index, "q"), ["a"]);
         assert_eq!(names(index.groups_of_handler("crawl", "h")), ["a", "b"]);
         assert!(index.groups_of_handler("elsewhere", "h").is_empty());
@@ -246,7 +240,7 @@ mod tests {
     #[test]
     fn whoever_shares_a_queue_before_or_after_a_change_is_a_rival() {
         let index = Index::default();
-        let apply = |name, queue| names(index.apply(&key(name), refers(queue, "h"), Readiness::Unknown));
+        let apply = |name, queue| names(index.apply(&key(name), Some(refers(queue, "h")), Readiness::Unknown));
         assert!(apply("a", "q").is_empty());
         assert_eq!(apply("b", "q"), ["a"]);
         assert!(apply("c", "r").is_empty());
@@ -258,9 +252,9 @@ mod tests {
     #[test]
     fn a_list_replaces_what_was_known_when_it_is_complete() {
         let index = Index::default();
-        index.apply(&key("gone"), refers("q", "h"), Readiness::Ready);
+        index.apply(&key("gone"), Some(refers("q", "h")), Readiness::Ready);
         index.begin_list();
-        index.listed(key("a"), refers("q", "h"), Readiness::NotReady);
+        index.listed(key("a"), Some(refers("q", "h")), Readiness::NotReady);
         assert_eq!(of_queue(&index, "q"), ["gone"]);
         assert_eq!(index.counts(), [1, 0, 0]);
         index.end_list();
@@ -271,7 +265,7 @@ mod tests {
     #[test]
     fn an_unreadable_group_keeps_its_queue() {
         let index = Index::default();
-        index.apply(&key("a"), refers("q", "h"), Readiness::Ready);
+        index.apply(&key("a"), Some(refers("q", "h")), Readiness::Ready);
         index.apply(&key("a"), None, Readiness::Unknown);
         assert_eq!(of_queue(&index, "q"), ["a"]);
         index.begin_list();

@@ -37,12 +37,13 @@ struct GroupMemory {
 
 /// A group's stream and consumer were seen as desired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct InStep {
+pub struct InStep {
     spec: SpecVersion,
     /// Fingerprint of the stream's configuration.
     stream: u64,
     at: Instant,
-    throttled_until: Option<Timestamp>,
+    /// The end of the pause that a worker asked for, if it did.
+    pub throttled_until: Option<Timestamp>,
 }
 
 /// Identifies one spec of one TaskGroup: a hash of its uid and its generation.
@@ -59,12 +60,11 @@ impl Memory {
         self.of(key, |group| Moment(group.changes))
     }
 
-    /// The end of the group's pause, if the group was seen in step with this spec within the last `max_age`. `None` where
-    /// the broker must be asked.
-    pub fn in_step(&self, key: &GroupKey, spec: SpecVersion, max_age: Duration) -> Option<Option<Timestamp>> {
+    /// What was seen of a group in step with this spec within the last `max_age`. `None` where the broker must be asked.
+    pub fn in_step(&self, key: &GroupKey, spec: SpecVersion, max_age: Duration) -> Option<InStep> {
         let groups = self.0.lock();
         let seen = groups.get(key)?.in_step?;
-        (seen.spec == spec && seen.at.elapsed() < max_age).then_some(seen.throttled_until)
+        (seen.spec == spec && seen.at.elapsed() < max_age).then_some(seen)
     }
 
     /// Notes that the group, whose stream has this fingerprint, is in step with this spec, unless we heard of a change
@@ -199,7 +199,8 @@ mod tests {
         memory.saw_in_step(&key, asked, SPEC, 1, None);
         assert_eq!(memory.in_step(&key, SPEC, HOUR), None);
         memory.saw_in_step(&key, memory.now(&key), SPEC, 1, Some(Timestamp::MAX));
-        assert_eq!(memory.in_step(&key, SPEC, HOUR), Some(Some(Timestamp::MAX)));
+        let seen = memory.in_step(&key, SPEC, HOUR).and_then(|seen| seen.throttled_until);
+        assert_eq!(seen, Some(Timestamp::MAX));
         assert_eq!(memory.in_step(&key, SpecVersion(2), HOUR), None, "another spec");
         assert_eq!(memory.in_step(&key, SPEC, Duration::ZERO), None, "too long ago");
         memory.all_changed();

@@ -110,11 +110,13 @@ async fn view(ctx: &Context, subject: &Subject) -> BrokerView {
     }
     // A deletion always looks afresh.
     if !subject.is_deleted()
-        && let Some(throttled_until) =
-            ctx.memory
-                .in_step(&subject.key, subject.spec_version(), ctx.settings.resync_interval)
+        && let Some(seen) = ctx
+            .memory
+            .in_step(&subject.key, subject.spec_version(), ctx.settings.resync_interval)
     {
-        return BrokerView::InStep { throttled_until };
+        return BrokerView::InStep {
+            throttled_until: seen.throttled_until,
+        };
     }
     ask_broker(ctx, subject, &queue)
         .await

@@ -24,7 +24,9 @@ impl Triggers {
 
     /// Triggers a reconcile of each of these groups.
     pub fn groups(&self, keys: &BTreeSet<GroupKey>) {
-        keys.iter().for_each(|key| self.group(key));
+        for key in keys {
+            self.group(key);
+        }
     }
 
     /// Triggers a reconcile of every group.

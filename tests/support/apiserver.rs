@@ -235,6 +235,10 @@ impl ApiServer {
     pub async fn install_loose_crds(&self) {
         let mut crds: Vec<_> = taskgroup::api::crds().into_iter().map(|(_, crd)| crd).collect();
         for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+            // It would check the type of `spec.concurrency`.
+            if let Some(subresources) = &mut version.subresources {
+                subresources.scale = None;
+            }
             version.schema = serde_json::from_value(json!({
                 "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
             }))

@@ -18,9 +18,8 @@ pub fn plan<S, U>(
 ) -> Step<Value, Value, Arc<ObservedDeployment>> {
     let is_ours = |observed: &ObservedDeployment| observed.owner.as_deref() == Some(uid);
     match (desired, observed) {
-        (Goal::AsIs, _) => Step::Leave,
         (Goal::Absent, Some(observed)) if is_ours(observed) => Step::Delete(observed.clone()),
-        (Goal::Absent, _) => Step::Leave,
+        (Goal::Absent | Goal::AsIs, _) => Step::Leave,
         (Goal::Undecided | Goal::Present(_), Some(observed)) if !is_ours(observed) => {
             Step::Refuse(foreign_deployment(&observed.name))
         }

@@ -41,8 +41,8 @@ fn usable() -> HandlerCheck {
     }))
 }
 
-fn deployment(ready: i32) -> Option<Arc<ObservedDeployment>> {
-    Some(Arc::new(ObservedDeployment {
+fn deployment(ready: i32) -> Arc<ObservedDeployment> {
+    Arc::new(ObservedDeployment {
         wanted: 1,
         rollout: Some(Rollout {
             is_current: true,
@@ -52,7 +52,7 @@ fn deployment(ready: i32) -> Option<Arc<ObservedDeployment>> {
             ..Rollout::default()
         }),
         ..ObservedDeployment::default()
-    }))
+    })
 }
 
 /// A status about generation 3 of a group whose workers are ready.
@@ -89,7 +89,7 @@ impl Judge {
             pipeline: Some(Pipeline {
                 group: &self.group,
                 handler: &self.handler,
-                deployment: deployment(self.ready),
+                deployment: Some(deployment(self.ready)),
                 numbers: self.numbers,
                 throttled_until: self.throttled_until,
             }),

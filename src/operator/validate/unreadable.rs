@@ -35,11 +35,11 @@ pub fn subject(object: DynamicObject, error: &str) -> Subject {
 fn remains_of_spec(spec: &Value) -> TaskGroupSpec {
     let policy = spec.get("deletionPolicy").filter(|policy| !policy.is_null());
     TaskGroupSpec {
-        queue: match spec.get("queue").filter(|queue| !queue.is_null()) {
-            // No stream can have this name, so the operator looks for none.
-            Some(queue) => Some(queue.as_str().unwrap_or_default().to_owned()),
-            None => None,
-        },
+        // No stream can have an empty name, so the operator looks for none if the queue can't be read.
+        queue: spec
+            .get("queue")
+            .filter(|queue| !queue.is_null())
+            .map(|queue| queue.as_str().unwrap_or_default().to_owned()),
         deletion_policy: policy.map_or(DeletionPolicy::Delete, |policy| {
             serde_json::from_value(policy.clone()).unwrap_or(DeletionPolicy::Retain)
         }),
