@@ -12,23 +12,23 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// What the operator counts.
+/// The operator's metrics.
 pub struct Metrics {
-    /// Reconciles by how they ended.
+    /// Reconciles, by result.
     pub reconciles: Family<ReconcileLabel, Counter>,
-    /// How long they took.
+    /// Duration of the reconciles.
     pub duration: Histogram,
-    /// Changes made, by the kind of the object.
+    /// Changes made, by part of the group.
     pub changes: Family<PartLabel, Counter>,
     /// TaskGroups by their `Ready` condition.
     pub groups: Family<ReadyLabel, Gauge>,
     /// Whether NATS is connected.
     pub nats_up: Gauge,
-    /// Tasks that were dropped, as their group keeps no dead letters.
+    /// Tasks that were dropped because their group keeps no dead letters.
     pub dropped: Counter,
-    /// Requests to cancel a task, by what was answered.
+    /// Requests to cancel a task, by answer.
     pub cancelled: Family<CancellationLabel, Counter>,
-    /// What the relay counts.
+    /// The relay's metrics.
     pub relay: RelayMetrics,
 }
 
@@ -39,14 +39,14 @@ pub struct CancellationLabel {
     pub answer: &'static str,
 }
 
-/// How a reconcile ended.
+/// The result of a reconcile.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReconcileLabel {
     /// `success` or `error`.
     pub result: &'static str,
 }
 
-/// The kind of a changed object.
+/// A changed part of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PartLabel {
     /// `stream`, `consumer` or `deployment`.

@@ -10,10 +10,10 @@ use crate::{
 };
 use kube::runtime::events::{Event, EventType};
 
-/// Reasons that pass by themselves within moments, and are no news.
+/// Reasons that pass by themselves within moments: no Event tells of them.
 const PASSING: [Reason; 3] = [Reason::RollingOut, Reason::WaitingForStream, Reason::WaitingForHandler];
 
-/// What a reconcile has to tell: what it changed on a group that stood already, and how `Ready` turned.
+/// The Events of a reconcile: changes of a pipeline that stood already, and a transition of `Ready`.
 pub fn notices(before: &TaskGroupStatus, after: &TaskGroupStatus, outcome: &Outcome) -> Vec<Event> {
     let mut events = Vec::new();
     let changes: Vec<&str> = outcome
@@ -24,7 +24,7 @@ pub fn notices(before: &TaskGroupStatus, after: &TaskGroupStatus, outcome: &Outc
         })
         .collect();
     if !changes.is_empty() && before.observed_generation.is_some() {
-        // Without a change of the spec, it was somebody else's change that was undone.
+        // Without a change of the spec, the operator undid somebody else's change.
         let reason = if before.observed_generation == after.observed_generation {
             "Repaired"
         } else {
@@ -36,7 +36,7 @@ pub fn notices(before: &TaskGroupStatus, after: &TaskGroupStatus, outcome: &Outc
     events
 }
 
-/// How `Ready` turned, if it did.
+/// The transition of `Ready`, if there was one.
 fn transition(before: &TaskGroupStatus, after: &TaskGroupStatus) -> Option<Event> {
     let now = find(after, ConditionType::Ready)?;
     let was = find(before, ConditionType::Ready);

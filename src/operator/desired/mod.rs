@@ -158,11 +158,11 @@ fn subjects(group: &ValidGroup, intake: Intake) -> Vec<String> {
 pub struct PodSettings {
     /// Image of the worker's and the installing container.
     pub image: String,
-    /// NATS as the pods reach it.
+    /// URLs of NATS for the pods.
     pub nats_url: String,
     /// Secret with the NATS credentials, in the group's namespace.
     pub nats_creds_secret: Option<String>,
-    /// How the workers log.
+    /// Log format of the workers.
     pub log_format: &'static str,
 }
 
@@ -173,8 +173,8 @@ pub fn replicas(group: &ValidGroup) -> i32 {
     i32::try_from((group.concurrency + per_pod - 1) / per_pod).unwrap_or(i32::MAX)
 }
 
-/// Most tasks of one pod. More than its even share: while a pod is away, the others reach the limit
-/// that the broker holds over all of them.
+/// Most tasks of one pod. This is more than the pod's even share, so that the other pods reach the group's limit while one
+/// is away. The broker holds that limit over all of them.
 pub fn max_inflight(group: &ValidGroup) -> i64 {
     group.max_inflight_per_pod.min(group.concurrency)
 }
@@ -190,7 +190,7 @@ pub fn rate(rate: &Rate) -> String {
     format!("{}/{per:#}{burst}", rate.tasks)
 }
 
-/// The mark on everything of a group in JetStream.
+/// The metadata that marks a stream or consumer as the group's.
 pub fn owner_metadata(group: &ValidGroup, instance: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         (keys::INSTANCE.into(), instance.into()),
@@ -226,7 +226,7 @@ pub fn consumer(group: &ValidGroup, instance: &str, callback_allow: &[String]) -
     ConsumerConfig::workers(group.queue.consumer(), group.concurrency, group.ack_wait, metadata)
 }
 
-/// What the workers of a group keep to.
+/// The settings of a group's workers.
 fn settings(group: &ValidGroup, callback_allow: &[String]) -> WorkerSettings {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     WorkerSettings {
@@ -245,12 +245,12 @@ fn settings(group: &ValidGroup, callback_allow: &[String]) -> WorkerSettings {
     }
 }
 
-/// Labels by which the worker pods of a group are found.
+/// Labels that select the worker pods of a group.
 pub fn selector(group: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(keys::GROUP.into(), group.into())])
 }
 
-/// The worker Deployment of a group, as it is applied.
+/// The worker Deployment of a group, for a server-side apply.
 pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings) -> Value {
     let mut labels = json!({
         "app.kubernetes.io/name": "taskgroup-worker",
@@ -275,7 +275,7 @@ pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings
         },
         "spec": {
             "replicas": replicas(group),
-            // Thousands of groups: keep few old ReplicaSets of each.
+            // There may be thousands of groups, each with its old ReplicaSets.
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": selector(&group.name)},
             "template": pod::template(group, handler, pods, &labels),
