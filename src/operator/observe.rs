@@ -83,7 +83,8 @@ pub async fn subject(ctx: &Context, watched: &Group) -> Result<Option<Subject>, 
 pub async fn observe(ctx: &Context, subject: &Subject) -> Observed {
     let asked = ctx.memory.now(&subject.key);
     let rival = rival(ctx, subject);
-    let broker = if rival.is_some() && subject.unreadable.is_none() {
+    // The stream is the rival's. (A deletion may still be about the stream of a queue that the spec named before.)
+    let broker = if rival.is_some() && !subject.is_deleted() {
         BrokerView::NotAsked
     } else {
         view(ctx, subject).await

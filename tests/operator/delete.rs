@@ -240,3 +240,14 @@ async fn a_retained_queue_gets_its_tasks_back_from_their_back_off() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_queue_was_changed_to_that_of_another_takes_only_its_own_stream_with_it() {
+    let bed = with_tasks("Delete").await;
+    bed.made("other", json!({"concurrency": 1})).await;
+    bed.patch_spec("acme", json!({"queue": "other"})).await;
+    bed.until_reason("acme", "InvalidSpec").await;
+    bed.delete("acme").await;
+    bed.until_gone("acme").await;
+    assert_eq!(bed.group_streams().await, [bed.stream("other")]);
+}
