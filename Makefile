@@ -22,7 +22,7 @@ demo: ## The two queues problem, live, in a cluster on this machine
 demo-down: cluster-down ## Remove everything that the demo brought up
 
 test: ## Every test, the end-to-end one in a cluster of its own
-	@$(SCRIPTS)/tools api node image
+	@$(SCRIPTS)/tools api node image crd
 	@$(SCRIPTS)/run-tests
 
 lint: ## Format check, and clippy with warnings as errors
@@ -64,7 +64,7 @@ bench-peers: ## The same tasks on Celery and on BullMQ, and on ours: tasks per s
 	@benches/peers/run
 
 tools: ## Get everything that the tests need (kept in ~/.cache/taskgroup)
-	@$(SCRIPTS)/tools api node image
+	@$(SCRIPTS)/tools api node image crd
 
 deny: ## Check the licences and the sources of the dependencies
 	@$(SCRIPTS)/tools deny

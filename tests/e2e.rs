@@ -10,6 +10,8 @@
 mod cluster;
 #[path = "../examples/demo/install.rs"]
 mod install;
+#[path = "../examples/demo/pods.rs"]
+mod pods;
 #[path = "../examples/demo/records.rs"]
 #[allow(dead_code)]
 mod records;

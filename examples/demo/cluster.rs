@@ -1,5 +1,6 @@
-//! The cluster as a user has it: everything goes through kubectl, and is shown as one would type it.
+//! The cluster as users see it. Every request goes through kubectl, and is shown as one would type it.
 
+use super::pods::{Pods, Stuck, stuck};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::{
@@ -9,18 +10,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a condition is left alone before it is looked at again.
+/// The time between two looks at a condition.
 const POLL: Duration = Duration::from_millis(250);
+
+/// The time between two looks at the pods that kubectl waits for.
+const POD_POLL: Duration = Duration::from_secs(1);
+
+/// The lines of a container's log that are shown when it ended.
+const LOG_LINES: u32 = 20;
 
 /// The cluster that `make cluster-up` brought up.
 pub struct Cluster {
     kubectl: PathBuf,
-    /// Where its kubeconfig lies.
+    /// The path of the kubeconfig.
     pub kubeconfig: PathBuf,
 }
 
 impl Cluster {
-    /// The cluster of this checkout; `None` if none is up.
+    /// The cluster of this checkout. `None` if none is up.
     pub fn find() -> Option<Self> {
         let state = root().join("target/cluster");
         let kubeconfig = state.join("kubeconfig");
@@ -32,7 +39,7 @@ impl Cluster {
         })
     }
 
-    /// Runs kubectl and shows the command; its words are separated by blanks.
+    /// Runs kubectl and shows the command. Blanks separate its words.
     ///
     /// # Errors
     /// What kubectl says, if it fails.
@@ -41,7 +48,7 @@ impl Cluster {
         self.quietly(command)
     }
 
-    /// As [`Cluster::run`], and shows what kubectl prints.
+    /// Runs kubectl, and shows the command and what it prints.
     ///
     /// # Errors
     /// What kubectl says, if it fails.
@@ -63,7 +70,67 @@ impl Cluster {
         bail!("kubectl {command}: {}", String::from_utf8_lossy(&output.stderr).trim())
     }
 
-    /// Whether the object is gone.
+    /// Runs a kubectl that waits until the pods of a namespace have started, and shows the command.
+    ///
+    /// # Errors
+    /// What kubectl says, or at once why a pod does not start.
+    pub fn wait(&self, namespace: &str, command: &str) -> anyhow::Result<()> {
+        println!("$ kubectl -n {namespace} {command}");
+        let mut child = self
+            .command(&format!("-n {namespace} {command}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stuck_before = None;
+        let mut looked = Instant::now();
+        while child.try_wait()?.is_none() {
+            std::thread::sleep(POLL);
+            if looked.elapsed() < POD_POLL {
+                continue;
+            }
+            looked = Instant::now();
+            // An API server that does not answer is for the waiting kubectl to report.
+            let stuck = self.stuck_pod(namespace).unwrap_or_default();
+            // Seen twice: an update may just not have made its new pod yet.
+            if let Some(stuck) = stuck.as_ref().filter(|stuck| stuck_before.as_ref() == Some(&stuck.pod)) {
+                // This fails where kubectl has just ended.
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("{stuck}{}", self.last_log_lines(namespace, stuck));
+            }
+            stuck_before = stuck.map(|stuck| stuck.pod);
+        }
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("kubectl -n {namespace} {command}: {}", said.trim())
+    }
+
+    fn stuck_pod(&self, namespace: &str) -> anyhow::Result<Option<Stuck>> {
+        let pods: Pods = serde_json::from_str(&self.quietly(&format!("-n {namespace} get pods -o json"))?)?;
+        Ok(stuck(&pods))
+    }
+
+    /// The last log lines of a container that ran before.
+    fn last_log_lines(&self, namespace: &str, stuck: &Stuck) -> String {
+        let Stuck { pod, container, .. } = stuck;
+        let logs = format!("-n {namespace} logs {pod} -c {container} --tail={LOG_LINES}");
+        let written = if stuck.ran {
+            self.quietly(&format!("{logs} --previous"))
+                .or_else(|_| self.quietly(&logs))
+                .unwrap_or_default()
+        } else {
+            String::new()
+        };
+        match written.trim_end() {
+            "" => String::new(),
+            lines => format!("\n  the end of its log:\n{lines}"),
+        }
+    }
+
+    /// Whether the object no longer exists.
     ///
     /// # Errors
     /// Anything else that kubectl says.
@@ -73,7 +140,7 @@ impl Cluster {
             .is_empty())
     }
 
-    /// Minor version of the API server: 33 for 1.33. A server built by hand may have none: 0.
+    /// The minor version of the API server, for example 33 for 1.33, and 0 for a server that was built without one.
     ///
     /// # Errors
     /// A server that does not answer.
@@ -84,7 +151,7 @@ impl Cluster {
         Ok(digits.parse().unwrap_or(0))
     }
 
-    /// Forwards a local port to the NATS in the cluster, for as long as the result lives.
+    /// Forwards a local port to the NATS in the cluster until the result is dropped.
     ///
     /// # Errors
     /// What kubectl says instead of a port.
@@ -96,7 +163,7 @@ impl Cluster {
         if let Some(stdout) = child.stdout.take() {
             let mut stdout = BufReader::new(stdout);
             stdout.read_line(&mut line)?;
-            // kubectl says something about every connection: read on, or it would wait for us.
+            // kubectl prints a line for every connection, and blocks where nobody reads it.
             std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(drop));
         }
         let mut forward = Forward { child, port: 0 };
@@ -125,14 +192,14 @@ impl Cluster {
     }
 }
 
-/// A forwarded port; ends when dropped.
+/// A forwarded port, until this is dropped.
 pub struct Forward {
     child: Child,
     port: u16,
 }
 
 impl Forward {
-    /// URL of what is behind the port.
+    /// The URL of the NATS behind the port.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -140,16 +207,16 @@ impl Forward {
 
 impl Drop for Forward {
     fn drop(&mut self) {
-        // It is gone already where these fail.
+        // These fail where kubectl has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Looks until there is something to see, at most for `limit`.
+/// Calls `look` until it returns something, at most for `limit`.
 ///
 /// # Errors
-/// `what` did not happen in time; what `look` last failed with is told.
+/// `what` did not happen in time. The error holds the last failure of `look`.
 pub async fn until<T>(
     what: &str,
     limit: Duration,
@@ -172,7 +239,7 @@ pub async fn until<T>(
     }
 }
 
-/// The checkout.
+/// The directory of the checkout.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

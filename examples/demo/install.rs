@@ -1,4 +1,4 @@
-//! What has to stand before tasks can run: the operator and NATS in the cluster, and a way to publish from here.
+//! Installs the operator and NATS in the cluster, and publishes tasks from outside.
 
 use super::cluster::{Cluster, Forward, until};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use taskgroup::{
     protocol::Queue,
 };
 
-/// API servers know CEL rules from this minor version on. kubectl refuses to send them to an older
-/// one, which would just drop them.
+/// API servers know CEL rules from this minor version on. An older one drops them, so kubectl refuses to send them
+/// there.
 const KNOWS_CEL: u32 = 25;
 
-/// Installs the CRDs, the operator and NATS, or renews them, and waits until they are ready.
+/// Installs or renews the CRDs, the operator and NATS, and waits until they are ready.
 ///
 /// # Errors
-/// Whatever kubectl says.
+/// Whatever kubectl says, or why a pod does not start.
 pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.show(&format!("apply {} -k crds", validation(cluster)?))?;
     cluster.run(
@@ -24,17 +24,18 @@ pub fn operator(cluster: &Cluster) -> anyhow::Result<()> {
     let was_there = !cluster.is_gone("-n taskgroup-system deployment/taskgroup-operator")?;
     cluster.show("apply -k deploy/local")?;
     if was_there {
-        // The image's name is the same after a new build; its content may not be.
+        // A new build keeps the name of the image.
         cluster.run("-n taskgroup-system rollout restart deployment/taskgroup-operator")?;
     }
-    cluster.run("-n taskgroup-system rollout status statefulset/nats --timeout=300s")?;
-    cluster.run("-n taskgroup-system rollout status deployment/taskgroup-operator --timeout=300s")?;
+    for workload in ["statefulset/nats", "deployment/taskgroup-operator"] {
+        cluster.wait("taskgroup-system", &format!("rollout status {workload} --timeout=300s"))?;
+    }
     println!();
     Ok(())
 }
 
-/// Removes what an earlier run left in a namespace, if anything. The namespace stays: Kubernetes
-/// takes minutes to delete one whose pods may take minutes to stop.
+/// Removes whatever an earlier run left in a namespace. The namespace stays, because Kubernetes takes minutes to delete
+/// one whose pods may take minutes to stop.
 ///
 /// # Errors
 /// Whatever kubectl says, or pods that do not end.
@@ -66,7 +67,7 @@ pub fn validation(cluster: &Cluster) -> anyhow::Result<&'static str> {
     Ok("--validate=false")
 }
 
-/// A connection to the NATS in the cluster, for as long as the forwarded port lives.
+/// Connects to the NATS in the cluster. The connection lives as long as the forwarded port.
 ///
 /// # Errors
 /// A port that can't be forwarded, or a NATS that does not answer.
@@ -84,7 +85,7 @@ pub async fn connect(cluster: &Cluster) -> anyhow::Result<(Broker, Forward)> {
     Ok((broker, forward))
 }
 
-/// Publishes a task, and waits until the queue has stored it.
+/// Publishes a task, and returns when the queue has stored it.
 ///
 /// # Errors
 /// A queue that does not take it.

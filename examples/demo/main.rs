@@ -5,6 +5,7 @@
 
 mod cluster;
 mod install;
+mod pods;
 mod records;
 mod report;
 mod steps;

@@ -28,8 +28,8 @@ pub async fn apply_samples(cluster: &Cluster) -> anyhow::Result<()> {
     clear(cluster, NAMESPACE).await?;
     println!("# deploy/samples, with a recorder that the handlers tell when they start and end a task:");
     cluster.show("apply -k examples/demo")?;
-    cluster.run("-n demo rollout status deployment/recorder --timeout=120s")?;
-    cluster.run("-n demo wait --for=condition=Ready taskgroup --all --timeout=120s")?;
+    cluster.wait(NAMESPACE, "rollout status deployment/recorder --timeout=120s")?;
+    cluster.wait(NAMESPACE, "wait --for=condition=Ready taskgroup --all --timeout=120s")?;
     cluster.show("-n demo get taskgroups")
 }
 

@@ -1,41 +1,31 @@
-//! Environment variables of a group: what Kubernetes calls `EnvVar`, without what makes no sense here.
+//! Environment variables of a group: the parts of Kubernetes' `EnvVar` that make sense in a TaskGroup.
 #![allow(clippy::struct_field_names, reason = "the names are Kubernetes'")]
 
-use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One environment variable of the handler.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+/// An environment variable of the container `handler`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!(has(self.value) && has(self.valueFrom))")
-        .message("an environment variable has either value or valueFrom: remove one of them")
-)]
 pub struct EnvVar {
-    /// Name of the variable; letters, digits, `_`, `-` and `.`, no digit first.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"))]
+    /// Name of the variable.
     pub name: String,
-    /// Its value, as it is.
+    /// Value of the variable. Kubernetes expands `$(OTHER)` in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32768))]
     pub value: Option<String>,
-    /// Where its value comes from, instead of `value`.
+    /// Source of the value, instead of `value`. Set exactly one of its fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<EnvVarSource>,
 }
 
-/// Where the value of an environment variable comes from: exactly one of the three.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+/// Source of the value of an environment variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("(has(self.secretKeyRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0) + (has(self.fieldRef) ? 1 : 0) == 1")
-        .message("valueFrom names exactly one source: secretKeyRef, configMapKeyRef or fieldRef")
-)]
 pub struct EnvVarSource {
-    /// A key of a Secret in the group's namespace.
+    /// A key of a Secret in the namespace of the group. A new value reaches a pod when the pod restarts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeySelector>,
-    /// A key of a ConfigMap in the group's namespace.
+    /// A key of a ConfigMap in the namespace of the group. A new value reaches a pod when the pod restarts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<KeySelector>,
     /// A field of the worker pod.
@@ -44,25 +34,22 @@ pub struct EnvVarSource {
 }
 
 /// A key of a Secret or ConfigMap.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeySelector {
     /// Name of the Secret or ConfigMap.
-    #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The key in it.
-    #[schemars(length(min = 1, max = 253))]
+    /// Key in the Secret or ConfigMap.
     pub key: String,
-    /// Whether pods start without it (`true`) or wait for it (`false`, the default).
+    /// `true` lets pods start without the key. `false`, the default, makes them wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
 
 /// A field of the worker pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldSelector {
     /// Path of the field, for example `metadata.name` or `status.podIP`.
-    #[schemars(length(min = 1, max = 253))]
     pub field_path: String,
 }

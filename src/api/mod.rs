@@ -1,5 +1,6 @@
-//! The API `taskgroup.io/v1alpha1`: the two kinds and what they are made of, and nothing else.
+//! The API `taskgroup.io/v1alpha1`: both kinds, their parts and their bounds, and nothing else.
 
+pub mod bounds;
 mod condition;
 mod duration;
 mod env;
@@ -13,7 +14,7 @@ pub use env::{EnvVar, EnvVarSource, FieldSelector, KeySelector};
 pub use size::{Size, SizeError};
 pub use task_group::{
     DeadLetter, DeletionPolicy, HandlerRef, RateLimit, Retry, Storage, StorageType, TaskGroup, TaskGroupSpec,
-    TaskGroupStatus, Timeouts, Workers, limits,
+    TaskGroupStatus, Timeouts, Workers,
 };
 pub use task_handler::{
     CaSource, ExecHandler, HANDLER_CONTAINER, HttpHandler, KeyRef, NativeHandler, PodTemplate, TaskHandler,
@@ -31,15 +32,20 @@ pub fn crds() -> Vec<(&'static str, CustomResourceDefinition)> {
         ("taskgroups.taskgroup.io.yaml", TaskGroup::crd()),
         ("taskhandlers.taskgroup.io.yaml", TaskHandler::crd()),
     ];
-    let versions = crds.iter_mut().flat_map(|(_, crd)| &mut crd.spec.versions);
-    let schemas = versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
-    schemas.for_each(null_is_absent);
+    for ((_, crd), bounds) in crds.iter_mut().zip([bounds::TASK_GROUP, bounds::TASK_HANDLER]) {
+        let versions = crd.spec.versions.iter_mut();
+        for schema in versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut()) {
+            null_is_absent(schema);
+            bounds.write(schema);
+            bounds::describe(schema);
+        }
+    }
     crds
 }
 
-/// Makes no field nullable, where the derive macro makes every `Option` so. The API server then drops
-/// a null, as an empty value in a Helm template gives, and fills in the default; a nullable field
-/// keeps its null, which `has()` in a rule takes for a value.
+/// Makes no field nullable. The derive macro makes every `Option` nullable, and such a field keeps an explicit
+/// null, which `has()` in a rule takes for a value. From a field that is not nullable, the API server drops the
+/// null, as an empty value in a Helm template yields, and fills in the default.
 fn null_is_absent(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema

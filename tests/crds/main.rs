@@ -10,7 +10,9 @@
 mod support;
 
 mod cel;
+mod current;
 mod files;
 mod kubectl;
 mod schema;
 mod server;
+mod servers;

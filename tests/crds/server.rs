@@ -1,11 +1,8 @@
-//! What a real API server makes of the CRDs.
+//! What real servers make of the CRDs: an old kube-apiserver, and a current CRD server.
 
-use super::support::apiserver::ApiServer;
+use super::servers::{Server, UnknownFields, servers};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{
-    Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
-};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -19,14 +16,24 @@ pub fn object(kind: &str, name: &str, spec: &Value) -> Value {
     })
 }
 
-/// Creates an object and returns its spec as the server keeps it.
-async fn create(server: &ApiServer, object: Value) -> kube::Result<Value> {
-    let kind = object["kind"].as_str().unwrap().to_owned();
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("taskgroup.io", "v1alpha1", &kind));
+/// Creates an object on every server and returns its spec as all of them keep it.
+async fn create(object: Value) -> Result<Value, String> {
+    let mut kept: Option<(&str, Value)> = None;
+    for server in servers().await {
+        let spec = create_on(&server, &object).await?;
+        if let Some((other, kept)) = &kept {
+            assert_eq!(spec, *kept, "{} and {other} differ", server.name);
+        }
+        kept = Some((server.name, spec));
+    }
+    Ok(kept.unwrap().1)
+}
+
+async fn create_on(server: &Server, object: &Value) -> Result<Value, String> {
     let namespace = server.namespace().await;
-    let api: Api<DynamicObject> = Api::namespaced_with(server.client(), &namespace, &resource);
-    let object: DynamicObject = serde_json::from_value(object).unwrap();
-    Ok(api.create(&PostParams::default(), &object).await?.data["spec"].take())
+    let created = server.create(&namespace, object, UnknownFields::Refused).await;
+    let mut created = created.map_err(|error| format!("{}: {error}", server.name))?;
+    Ok(created["spec"].take())
 }
 
 /// Compares with a file in `tests/golden/`.
@@ -42,11 +49,16 @@ fn assert_golden(file: &str, actual: &Value) {
 
 #[tokio::test]
 async fn both_definitions_are_established_and_structural() {
-    let server = ApiServer::shared_with_crds().await;
-    let api: Api<CustomResourceDefinition> = Api::all(server.client());
+    for server in servers().await {
+        both_definitions_are_established_on(&server).await;
+    }
+}
+
+async fn both_definitions_are_established_on(server: &Server) {
+    let api: Api<CustomResourceDefinition> = Api::all(server.client.clone());
     for (_, crd) in taskgroup::api::crds() {
-        let name = crd.metadata.name.unwrap();
-        let installed = api.get(&name).await.unwrap();
+        let name = format!("{} on {}", crd.name_any(), server.name);
+        let installed = api.get(&crd.name_any()).await.unwrap();
         let conditions = installed.status.unwrap().conditions.unwrap();
         let status = |type_: &str| {
             let condition = conditions.iter().find(|condition| condition.type_ == type_);
@@ -60,24 +72,21 @@ async fn both_definitions_are_established_and_structural() {
 
 #[tokio::test]
 async fn a_task_group_with_only_a_concurrency_is_complete() {
-    let server = ApiServer::shared_with_crds().await;
-    let spec = create(server, object("TaskGroup", "acme", &json!({"concurrency": 2}))).await;
+    let spec = create(object("TaskGroup", "acme", &json!({"concurrency": 2}))).await;
     assert_golden("minimal-task-group.json", &spec.unwrap());
 }
 
 #[tokio::test]
 async fn a_task_handler_listens_on_8080_unless_it_says_otherwise() {
-    let server = ApiServer::shared_with_crds().await;
     let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
     let spec = json!({"http": {}, "template": template});
-    let spec = create(server, object("TaskHandler", "default", &spec)).await.unwrap();
+    let spec = create(object("TaskHandler", "default", &spec)).await.unwrap();
     assert_eq!(spec["http"], json!({"port": 8080, "path": "/"}));
     assert_eq!(spec["template"], template, "the pod template is kept as it was written");
 }
 
 #[tokio::test]
 async fn every_way_to_run_a_task_is_kept_as_it_was_written() {
-    let server = ApiServer::shared_with_crds().await;
     let template = json!({"spec": {"containers": [{"name": "handler", "image": "example"}]}});
     let key = json!({"name": "ca", "key": "ca.pem"});
     for spec in [
@@ -89,14 +98,13 @@ async fn every_way_to_run_a_task_is_kept_as_it_was_written() {
         json!({"upstream": {"url": "https://a/", "caFrom": {"configMapKeyRef": key}}}),
         json!({"native": {}, "template": template}),
     ] {
-        let kept = create(server, object("TaskHandler", "default", &spec)).await;
+        let kept = create(object("TaskHandler", "default", &spec)).await;
         assert_eq!(kept.unwrap(), spec);
     }
 }
 
 #[tokio::test]
 async fn a_null_is_the_same_as_nothing() {
-    let server = ApiServer::shared_with_crds().await;
     let spec = json!({
         "concurrency": 2,
         "queue": null,
@@ -105,23 +113,21 @@ async fn a_null_is_the_same_as_nothing() {
         "suspend": null,
         "storage": {"type": null, "maxBytes": null, "duplicateWindow": null},
     });
-    let spec = create(server, object("TaskGroup", "acme", &spec)).await;
+    let spec = create(object("TaskGroup", "acme", &spec)).await;
     assert_golden("minimal-task-group.json", &spec.unwrap());
 }
 
 #[tokio::test]
 async fn sizes_are_numbers_or_quantities() {
-    let server = ApiServer::shared_with_crds().await;
     for size in [json!(0), json!(1_048_576), json!("1048576"), json!("1Mi"), json!("3G")] {
-        let spec = json!({"concurrency": 1, "storage": {"maxTaskSize": size}});
-        let spec = create(server, object("TaskGroup", "acme", &spec)).await.unwrap();
-        assert_eq!(spec["storage"]["maxTaskSize"], size);
+        let spec = json!({"concurrency": 1, "storage": {"maxBytes": size}});
+        let spec = create(object("TaskGroup", "acme", &spec)).await.unwrap();
+        assert_eq!(spec["storage"]["maxBytes"], size);
     }
 }
 
 #[tokio::test]
 async fn every_field_at_its_bounds_is_accepted() {
-    let server = ApiServer::shared_with_crds().await;
     let label = "a".repeat(63);
     let env: Vec<Value> = (0..256)
         .map(|n| json!({"name": format!("V{n}"), "value": "x"}))
@@ -147,7 +153,7 @@ async fn every_field_at_its_bounds_is_accepted() {
             "storage": {"replicas": 5, "maxTasks": i64::MAX, "maxTaskSize": "64Mi", "duplicateWindow": "24h"},
         }),
     ] {
-        if let Err(error) = create(server, object("TaskGroup", "acme", &spec)).await {
+        if let Err(error) = create(object("TaskGroup", "acme", &spec)).await {
             panic!("{spec}: {error}");
         }
     }

@@ -149,7 +149,11 @@ fn handler_with(container: &Value) -> Value {
 async fn an_unusable_pod_template_is_said_in_the_words_of_the_api_server_and_recovers() {
     let bed = Bed::new().await;
     let variants = [
-        ("no-image", json!({"name": "handler"}), "image: Required value"),
+        (
+            "no-policy",
+            json!({"name": "handler", "image": "i", "imagePullPolicy": "Sometimes"}),
+            "imagePullPolicy: Unsupported value",
+        ),
         (
             "wrong-type",
             json!({"name": "handler", "image": "i", "ports": [{"containerPort": "eighty"}]}),
@@ -190,7 +194,8 @@ async fn groups_that_fail_are_tried_ever_less_often_and_do_not_hold_up_a_good_on
     const BAD: usize = 20;
     let mut bed = Bed::without_operator(NatsServer::start().await).await;
     bed.make_handler("default", http_handler()).await;
-    bed.make_handler("bad", handler_with(&json!({"name": "handler"}))).await;
+    let unusable = json!({"name": "handler", "image": "i", "imagePullPolicy": "Sometimes"});
+    bed.make_handler("bad", handler_with(&unusable)).await;
     let mut args = bed.operator_args();
     args.concurrency = 2;
     bed.start_operator_with(bed.api.client_named(&bed.user_agent()), args);

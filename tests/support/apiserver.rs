@@ -1,5 +1,5 @@
-//! A real Kubernetes API server with its etcd: no nodes, no controllers, so nothing starts pods and
-//! nothing collects what an owner leaves behind.
+//! A real Kubernetes API server with its etcd. There are no nodes and no controllers, so nothing starts pods, and nothing
+//! collects what a deleted owner leaves behind.
 
 use super::{
     process::Process,
@@ -26,19 +26,19 @@ use std::{
 };
 use tokio::sync::OnceCell;
 
-/// As the operator's own client has it.
+/// The operator's own client waits as long.
 const READ_TIMEOUT: Duration = taskgroup::operator::READ_TIMEOUT;
 
-/// How long a server may take to become ready; on an idle machine it takes 3 s.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// A server becomes ready within this time. On an idle machine it takes 3 s.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// etcd and kube-apiserver on loopback ports, killed when this is dropped or the test process ends.
+/// etcd and kube-apiserver on loopback ports. Both are killed when this is dropped or the test process ends.
 pub struct ApiServer {
     port: u16,
     etcd_port: u16,
     token: String,
     servers: Mutex<Servers>,
-    /// Certificates, keys, data and logs. Dropped last: the servers write to it.
+    /// Holds certificates, keys, data and logs. Dropped last, as the servers write to it.
     dir: Scratch,
 }
 
@@ -48,7 +48,7 @@ struct Servers {
 }
 
 impl Servers {
-    /// Says what one of them wrote before it ended, if one did.
+    /// An error with the last log lines of a server that ended.
     fn last_words(&mut self) -> Result<(), String> {
         for (name, server) in [("etcd", &mut self.etcd), ("kube-apiserver", &mut self.kube_apiserver)] {
             if let Some(status) = server.ended() {
@@ -60,8 +60,8 @@ impl Servers {
 }
 
 impl ApiServer {
-    /// The server that all tests of this binary share. Each takes a [`ApiServer::namespace`] of its
-    /// own and, as a client belongs to the runtime it was made in, a [`ApiServer::client`] of its own.
+    /// The server that all tests of this binary share. Each test takes an [`ApiServer::namespace`] of its own. It also
+    /// takes an [`ApiServer::client`] of its own, because a client belongs to the runtime that it was made in.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<ApiServer> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
@@ -80,7 +80,7 @@ impl ApiServer {
     /// # Panics
     /// Without their programs (see [`Tool::path`]), or if they do not become ready.
     pub async fn start() -> Self {
-        // A port that was free may be taken by the time it is used: then they start on others.
+        // Another process may have taken a free port meanwhile.
         for _ in 0..2 {
             match Self::try_start().await {
                 Ok(server) => return server,
@@ -109,7 +109,7 @@ impl ApiServer {
         server.ready().await.map(|()| server)
     }
 
-    /// Waits until the server answers that it is ready.
+    /// Waits until the server reports that it is ready.
     async fn ready(&self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         while let Err(problem) = self.is_ready().await {
@@ -135,7 +135,7 @@ impl ApiServer {
         answer.map(|_ok| ()).map_err(|error| error.to_string())
     }
 
-    /// Kills kube-apiserver; etcd and its data stay.
+    /// Kills kube-apiserver. etcd and the data stay.
     pub fn stop(&self) {
         self.servers.lock().unwrap().kube_apiserver.kill();
     }
@@ -158,7 +158,7 @@ impl ApiServer {
         Client::try_from(self.config()).unwrap()
     }
 
-    /// A client that may do everything and whose [`ApiServer::requests`] can be told from others'.
+    /// A client that may do everything. [`ApiServer::requests_of`] finds its requests.
     pub fn client_named(&self, user_agent: &str) -> Client {
         let mut config = self.config();
         let agent = HeaderValue::from_str(user_agent).unwrap();
@@ -166,7 +166,7 @@ impl ApiServer {
         Client::try_from(config).unwrap()
     }
 
-    /// A client that may do what `user` may, for example
+    /// A client with the rights of `user`, for example
     /// `system:serviceaccount:taskgroup-system:taskgroup-operator`.
     pub fn client_as(&self, user: &str) -> Client {
         let mut config = self.config();
@@ -201,17 +201,22 @@ impl ApiServer {
         config
     }
 
-    /// Where it listens.
+    /// The URL that kube-apiserver listens on.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// A kubeconfig file of a user who may do everything.
+    /// The URL that etcd listens on.
+    pub fn etcd_url(&self) -> String {
+        etcd_url(self.etcd_port)
+    }
+
+    /// The kubeconfig file of a user who may do everything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
 
-    /// `kubectl`, speaking to this server and keeping its caches away from the user's home.
+    /// A `kubectl` for this server. Caches stay out of the user's home.
     pub fn kubectl(&self) -> Command {
         let mut command = Command::new(Tool::Kubectl.path());
         command
@@ -251,7 +256,7 @@ impl ApiServer {
         let api: Api<CustomResourceDefinition> = Api::all(self.client());
         for mut crd in crds {
             let name = crd.name_any();
-            // No server-side apply: a server that knows no CEL rules refuses them there, and drops them here.
+            // A server that knows no CEL rules drops them here, and refuses them in a server-side apply.
             if let Some(installed) = api.get_opt(&name).await.unwrap() {
                 crd.metadata.resource_version = installed.resource_version();
                 api.replace(&name, &PostParams::default(), &crd).await.unwrap();
@@ -271,8 +276,8 @@ impl ApiServer {
         api.create(&PostParams::default(), &namespace).await.unwrap().name_any()
     }
 
-    /// Every request answered so far, in the order they ended (a watch: began), each once. Complete for
-    /// requests whose answer has arrived, but for those with a large answer, which may be a moment late.
+    /// Every request answered so far, once, ordered by its end (for a watch, by its start). A request whose answer is
+    /// large may be missing for a moment after the answer has arrived.
     pub fn requests(&self) -> Vec<Request> {
         requests::read(&self.dir.path().join("audit.log"))
     }
@@ -285,7 +290,7 @@ impl ApiServer {
     }
 }
 
-/// Writes what kube-apiserver reads at start, and a kubeconfig.
+/// Writes the files that kube-apiserver reads at start, and a kubeconfig.
 fn prepare(dir: &Path, token: &str, port: u16) {
     let write = |name: &str, text: &str| fs::write(dir.join(name), text).unwrap();
     write("tokens.csv", &format!("{token},admin,admin,\"system:masters\"\n"));
@@ -321,9 +326,13 @@ fn prepare(dir: &Path, token: &str, port: u16) {
     );
 }
 
+fn etcd_url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
 fn start_etcd(dir: &Path, port: u16) -> Process {
-    let url = format!("http://127.0.0.1:{port}");
-    // A single member needs no peers; port 0 lets it choose.
+    let url = etcd_url(port);
+    // A single member needs no peers. With port 0, etcd chooses one.
     let peer = "http://127.0.0.1:0";
     let args = [
         format!("--data-dir={}", dir.join("etcd").display()),
@@ -339,7 +348,7 @@ fn start_etcd(dir: &Path, port: u16) -> Process {
 fn start_kube_apiserver(dir: &Path, port: u16, etcd_port: u16) -> Process {
     let key = dir.join("service-accounts.key");
     let args = [
-        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+        format!("--etcd-servers={}", etcd_url(etcd_port)),
         format!("--cert-dir={}", dir.join("certificates").display()),
         format!("--secure-port={port}"),
         "--bind-address=127.0.0.1".to_owned(),
@@ -349,11 +358,11 @@ fn start_kube_apiserver(dir: &Path, port: u16, etcd_port: u16) -> Process {
         format!("--service-account-key-file={}", key.display()),
         format!("--service-account-signing-key-file={}", key.display()),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-        // Its tokens are made by a controller manager, and there is none.
+        // A controller manager would make the tokens of service accounts, and there is none.
         "--disable-admission-plugins=ServiceAccount".to_owned(),
         format!("--audit-policy-file={}", dir.join("audit-policy.yaml").display()),
         format!("--audit-log-path={}", dir.join("audit.log").display()),
-        // Rotation would lose count.
+        // A rotated log would lose requests.
         "--audit-log-maxsize=4096".to_owned(),
     ];
     Process::start(&Tool::KubeApiserver.path(), &args, &dir.join("kube-apiserver.log"))

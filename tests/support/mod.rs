@@ -8,10 +8,12 @@
 )]
 
 pub mod apiserver;
+pub mod crd_server;
 pub mod kubectl;
 pub mod nats;
 pub mod process;
 pub mod proxy;
+pub mod refusal;
 pub mod requests;
 pub mod scratch;
 pub mod tools;

@@ -169,7 +169,7 @@ pub struct PodSettings {
 /// Pods that a group needs at its limit: `concurrency / maxInflightPerPod`, rounded up.
 pub fn replicas(group: &ValidGroup) -> i32 {
     let per_pod = group.max_inflight_per_pod.max(1);
-    // Validation bounds the result by `limits::MAX_PODS`.
+    // A rule of `api::bounds` keeps the result at 500 or less.
     i32::try_from((group.concurrency + per_pod - 1) / per_pod).unwrap_or(i32::MAX)
 }
 
@@ -226,22 +226,12 @@ pub fn consumer(group: &ValidGroup, instance: &str, callback_allow: &[String]) -
     ConsumerConfig::workers(group.queue.consumer(), group.concurrency, group.ack_wait, metadata)
 }
 
-/// The settings of a group's workers.
+/// The settings of a group's workers: those of its spec, and those that depend on more than the spec.
 fn settings(group: &ValidGroup, callback_allow: &[String]) -> WorkerSettings {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     WorkerSettings {
-        group: group.name.clone(),
         max_inflight: u32::try_from(max_inflight(group)).unwrap_or(u32::MAX),
-        task_timeout_ms: ms(group.task_timeout),
-        max_attempts: group.retry.max_attempts,
-        dead_letter: group.dead_letter,
-        initial_delay_ms: ms(group.retry.initial_delay),
-        max_delay_ms: ms(group.retry.max_delay),
-        multiplier: group.retry.multiplier,
-        max_retry_after_ms: ms(group.retry.max_retry_after),
-        expire_ms: ms(group.expire),
-        rate: group.rate,
         callback_allow: callback_allow.to_vec(),
+        ..group.settings.clone()
     }
 }
 

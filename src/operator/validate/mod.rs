@@ -1,16 +1,17 @@
-//! Pure: checks and types what the user wrote. The schema and its CEL rules say most of this already. An old API server
-//! drops the rules, so the operator checks all of it again.
+//! Pure: checks and types what the user wrote. The schema and its CEL rules state most of this already, but an old
+//! API server drops the rules, so the operator checks the same [`bounds`] again.
 
 mod group;
 mod handler;
 pub mod unreadable;
 
-pub use group::{ValidGroup, ValidRetry, ValidStorage, group, queue};
+pub use crate::api::bounds::Problem;
+pub use group::{ValidGroup, ValidStorage, group, queue};
 pub use handler::{Ca, Run, ValidHandler, handler};
 
 use super::{Handler, subject::Subject};
-use crate::api::{DeletionPolicy, Duration, Size, TaskGroup, TaskGroupSpec};
-use std::{fmt, time};
+use crate::api::{DeletionPolicy, TaskGroup, TaskGroupSpec};
+use std::fmt;
 
 /// What a TaskGroup and its TaskHandler amount to.
 pub struct Checked {
@@ -57,8 +58,8 @@ fn check_handler(group: &ValidGroup, found: Option<&Handler>) -> HandlerCheck {
     let checked = match found.map(|found| &found.0) {
         None => return HandlerCheck::Missing,
         Some(Err(unreadable)) => Err(Invalid(vec![Problem {
-            field: "the TaskHandler".to_owned(),
-            message: format!("can't be read: {}", unreadable.error),
+            field: String::new(),
+            message: format!("the TaskHandler can't be read: {}", unreadable.error),
         }])),
         Some(Ok(found)) => handler(found).and_then(|handler| fits(group, &handler).map(|()| handler)),
     };
@@ -88,23 +89,14 @@ fn for_deletion(subject: &Subject) -> Option<ValidGroup> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid(pub Vec<Problem>);
 
-/// One thing that is wrong: the field, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Path of the field, for example `spec.timeouts.task`.
-    pub field: String,
-    /// The value and the fix.
-    pub message: String,
-}
-
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let problems: Vec<_> = self
-            .0
-            .iter()
-            .map(|problem| format!("{}: {}", problem.field, problem.message))
-            .collect();
-        f.write_str(&problems.join("; "))
+        for (index, Problem { field, message }) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "; " } else { "" };
+            let colon = if field.is_empty() { "" } else { ": " };
+            write!(f, "{comma}{field}{colon}{message}")?;
+        }
+        Ok(())
     }
 }
 
@@ -119,88 +111,48 @@ impl Problems {
         });
     }
 
-    fn range(&mut self, field: &str, value: i64, (low, high): (i64, i64)) -> i64 {
-        if value < low || value > high {
-            self.add(field, format!("{value} is out of range: write {low} to {high}"));
-        }
-        value
-    }
-
-    fn duration(
-        &mut self,
-        field: &str,
-        value: &Duration,
-        (low, high): (time::Duration, time::Duration),
-        bounds: &str,
-    ) -> time::Duration {
-        match value.parse() {
-            Ok(duration) if duration < low || duration > high => {
-                self.add(field, format!("{value} is out of range: write {bounds}"));
-                low
-            }
-            Ok(duration) => duration,
-            Err(error) => {
-                self.add(field, error.to_string());
-                low
-            }
-        }
-    }
-
-    /// A size with 0 for none, as JetStream's limit with -1 for none.
-    fn limit(&mut self, field: &str, value: &Size) -> i64 {
-        match value.parse() {
-            Ok(0) => -1,
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.add(field, error.to_string());
-                -1
-            }
-        }
-    }
-
-    fn done<T>(self, valid: T) -> Result<T, Invalid> {
+    fn done(self) -> Result<(), Invalid> {
         if self.0.is_empty() {
-            Ok(valid)
+            Ok(())
         } else {
             Err(Invalid(self.0))
         }
     }
 }
 
-/// Checks what only shows in a group and its handler together.
+/// Checks a group and its handler together.
 ///
 /// # Errors
-/// A group that asks of its handler what that can't do.
+/// A group that asks for what its handler can't do.
 pub fn fits(group: &ValidGroup, handler: &ValidHandler) -> Result<(), Invalid> {
     let mut problems = Problems::default();
+    let name = &handler.name;
     if matches!(handler.run, Run::Upstream { .. }) && !group.env.is_empty() {
         problems.add(
             "spec.env",
             format!(
-                "can't reach the handler: TaskHandler {} is an upstream and has no container here; remove spec.env, or \
-                 use a TaskHandler with http",
-                handler.name
+                "can't reach the handler, because TaskHandler {name} is an upstream without a container: remove spec.env, or use \
+                 a TaskHandler with http or exec"
             ),
         );
     }
-    // What the worker would see to, and the broker can't.
+    // The worker enforces these, not the broker.
     if matches!(handler.run, Run::Native) {
-        let mut needs_worker = |field: &str, what: &str| {
+        let mut needs_worker = |field: &str, work: &str| {
             problems.add(
                 field,
                 format!(
-                    "can't be kept: TaskHandler {} is native, so there is no worker that {what}; remove {field}, or use a \
-                     TaskHandler with http, exec or upstream",
-                    handler.name
+                    "can't be enforced, because TaskHandler {name} is native and has no worker that {work}: remove {field}, or \
+                     use a TaskHandler with http, exec or upstream"
                 ),
             );
         };
         if group.rate.is_some() {
-            needs_worker("spec.rateLimit", "counts the starts");
+            needs_worker("spec.rateLimit", "paces the starts");
         }
         if !group.expire.is_zero() {
-            needs_worker("spec.timeouts.expire", "looks how long a task waited");
+            needs_worker("spec.timeouts.expire", "expires tasks");
         }
     }
-    problems.done(())
+    problems.done()
 }

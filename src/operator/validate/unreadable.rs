@@ -72,8 +72,8 @@ fn problems(object: &Value, error: &str) -> Vec<Problem> {
         .collect();
     if found.is_empty() {
         found.push(Problem {
-            field: "the TaskGroup".into(),
-            message: format!("can't be read: {error}"),
+            field: String::new(),
+            message: format!("the TaskGroup can't be read: {error}"),
         });
     }
     found
@@ -106,7 +106,7 @@ mod tests {
                     "spec.suspend: can't be read: invalid type: string \"yes\"",
                 ],
             ),
-            (json!({}), vec!["the TaskGroup: can't be read: the parser's words"]),
+            (json!({}), vec!["the TaskGroup can't be read: the parser's words"]),
         ] {
             let problem = read(&spec, &Value::Null).unreadable.unwrap().to_string();
             for part in expected {

@@ -4,10 +4,15 @@
 
 SCRATCH=$CACHE/scratch
 
-# The scratch area outlives an interrupted run, so that the next one goes on where it stopped.
-rm_scratch() {
-  # Go marks its module cache read-only.
-  [ ! -d "$SCRATCH" ] || { chmod -R u+w "$SCRATCH"; rm -rf "$SCRATCH"; }
+# The scratch area outlives an interrupted run, so that the next one goes on where it stopped. Deleting it takes long, so
+# that other runs get the lock before.
+rm_scratch_and_unlock() {
+  local finished=$CACHE/finished.$$
+  [ ! -d "$SCRATCH" ] || mv "$SCRATCH" "$finished"
+  exec 8>&-
+  # Also what a killed run left. Another run may be deleting the same. Go marks its module cache read-only.
+  chmod -Rf u+w "$CACHE"/finished.* || true
+  rm -rf "$CACHE"/finished.* || true
 }
 
 # The machine's own mirror of the main archive. A fresh machine has read no lists yet, so that the origin is unknown:
@@ -39,16 +44,21 @@ private_apt() {
     -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User=root "$@"
 }
 
-private_apt_ready() {
-  [ ! -f "$SCRATCH/apt/ready" ] || return 0
-  have apt-get && have dpkg-deb || explain_no_build "this is no Debian or Ubuntu: there are no Debian packages to build from"
+# debian_source TYPE SUITE: the line of a sources.list, TYPE being deb or deb-src.
+debian_source() {
   local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  have apt-get && have dpkg-deb || explain_no_build "this is no Debian or Ubuntu: there are no Debian packages to build from"
   mirror=$(debian_mirror)
   [ -n "$mirror" ] || explain_no_build "no Debian mirror is known on this machine: set TASKGROUP_DEBIAN_MIRROR to one's URL"
-  [ -f "$keyring" ] || with_progress "apt-get install debian-archive-keyring" apt_install debian-archive-keyring
+  [ -f "$keyring" ] || with_progress "apt-get install debian-archive-keyring" apt_install debian-archive-keyring >&2
+  printf '%s [signed-by=%s] %s %s main\n' "$1" "$keyring" "$mirror" "$2"
+}
+
+private_apt_ready() {
+  [ ! -f "$SCRATCH/apt/ready" ] || return 0
   mkdir -p "$SCRATCH/apt/lists/partial" "$SCRATCH/apt/cache/archives/partial"
-  printf '%s [signed-by=%s] %s %s main\n' deb "$keyring" "$mirror" "$DEBIAN_SUITE" \
-    deb-src "$keyring" "$mirror" "$DEBIAN_SUITE" >"$SCRATCH/apt/sources.list"
+  debian_source deb "$DEBIAN_SUITE" >"$SCRATCH/apt/sources.list"
+  debian_source deb-src "$DEBIAN_SUITE" >>"$SCRATCH/apt/sources.list"
   with_progress "reading Debian's package lists ($DEBIAN_SUITE)" private_apt apt-get update
   touch "$SCRATCH/apt/ready"
 }

