@@ -2,7 +2,10 @@
 
 use super::page::{Page, current_pages, root};
 use std::{collections::BTreeSet, fs, path::Path};
-use taskgroup::protocol::{Kind, callback, cancel, dead_letter, headers};
+use taskgroup::{
+    api::{ConditionType, Reason},
+    protocol::{Kind, callback, cancel, dead_letter, headers},
+};
 
 /// Names by page that are not in `known`.
 fn unknown(names: impl Fn(&Page) -> Vec<String>, known: impl Fn(&str) -> bool) -> Vec<String> {
@@ -180,6 +183,19 @@ fn every_header_and_every_word_that_users_read_is_explained() {
         assert!(
             page.contains(&format!("`{word}")),
             "docs/concepts.md does not explain {word}"
+        );
+    }
+}
+
+#[test]
+fn every_condition_and_every_reason_is_explained() {
+    let page = read("docs/operations.md");
+    let conditions = ConditionType::ALL.map(|condition| condition.to_string());
+    let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
+    for word in reasons.chain(conditions.iter().map(String::as_str)) {
+        assert!(
+            page.contains(&format!("`{word}`")),
+            "docs/operations.md does not explain {word}"
         );
     }
 }
