@@ -76,7 +76,7 @@ impl Command {
 /// Returns what the reference describes.
 fn sources() -> reference::Sources {
     let (mut operator, mut worker) = (Registry::default(), Registry::default());
-    operator::metrics::Metrics::register(&mut operator).create_all_series();
+    operator::register_all_series(&mut operator);
     worker::register_all_series(&mut worker);
     let component = |name, registry| reference::Component { name, registry };
     reference::Sources {

@@ -117,3 +117,8 @@ pub async fn run_with(client: kube::Client, args: Args, shutdown: CancellationTo
     tracing::info!("operator stopped");
     result
 }
+
+/// Registers the metrics of the operator and the relay with one series per label value, so that the reference can list them.
+pub fn register_all_series(registry: &mut Registry) {
+    Metrics::register(registry).create_all_series();
+}
