@@ -90,7 +90,9 @@ async fn follow(
 /// pod ever runs here.)
 pub fn is_done(group: &TaskGroup) -> bool {
     let Some(status) = &group.status else { return false };
-    let is = |type_, status_| find(status, type_).is_some_and(|condition| condition.status == status_);
+    let is = |type_, expected: ConditionStatus| {
+        find(status, type_).is_some_and(|condition| condition.status == expected.as_str())
+    };
     let rolling_out = find(status, ConditionType::WorkersReady).is_some_and(|workers| workers.reason == "RollingOut");
     status.observed_generation == group.metadata.generation
         && is(ConditionType::StreamReady, ConditionStatus::True)

@@ -8,7 +8,7 @@ mod size;
 mod task_group;
 mod task_handler;
 
-pub use condition::{Condition, ConditionStatus, ConditionType};
+pub use condition::{Condition, ConditionStatus, ConditionType, Reason};
 pub use duration::{Duration, DurationError};
 pub use env::{EnvVar, EnvVarSource, FieldSelector, KeySelector};
 pub use size::{Size, SizeError};

@@ -297,14 +297,14 @@ pub enum DeletionPolicy {
 }
 
 /// State of a TaskGroup, as the operator observed it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskGroupStatus {
     /// Generation of the spec that this status describes.
     pub observed_generation: Option<i64>,
     /// Conditions of the group, with the reason for each.
     #[serde(default)]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "super::condition::schema")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// Queue in use. Publishers send tasks to `tasks.<namespace>.<queue>.<task-id>`.

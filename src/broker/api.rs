@@ -85,15 +85,21 @@ impl Broker {
 
     /// Lists all streams of the account, with their state.
     pub async fn streams(&self) -> Result<Vec<StreamInfo>, BrokerError> {
-        let mut all: Vec<StreamInfo> = Vec::new();
+        let mut all = Vec::new();
+        self.each_stream(|info| all.push(info)).await?;
+        Ok(all)
+    }
+
+    /// Shows each stream of the account to `visit`, one page after another, so that they are never in memory all at once.
+    pub async fn each_stream(&self, mut visit: impl FnMut(StreamInfo)) -> Result<(), BrokerError> {
+        let mut seen = 0;
         loop {
-            let page: Page<StreamInfo> = self
-                .request("STREAM.LIST".into(), &json!({"offset": all.len()}))
-                .await?;
+            let page: Page<StreamInfo> = self.request("STREAM.LIST".into(), &json!({"offset": seen})).await?;
             let empty = page.streams.is_empty();
-            all.extend(page.streams);
-            if empty || all.len() >= page.total {
-                return Ok(all);
+            seen += page.streams.len();
+            page.streams.into_iter().for_each(&mut visit);
+            if empty || seen >= page.total {
+                return Ok(());
             }
         }
     }

@@ -67,18 +67,17 @@ pub fn overlay<T: Serialize>(desired: &T, observed: &Map<String, Value>) -> Valu
 /// A hash that tells two configurations apart within this process. The server's own notes in the metadata do not count,
 /// because a list of streams lacks some of them.
 pub fn fingerprint(config: &Map<String, Value>) -> u64 {
-    let mut config = config.clone();
-    if let Some(Value::Object(metadata)) = config.get_mut("metadata") {
-        metadata.retain(|key, _| !key.starts_with("_nats."));
-    }
-    hash(&Value::Object(config))
-}
-
-/// A hash of a value's JSON, for comparisons within this process.
-pub fn hash<T: Serialize>(value: &T) -> u64 {
-    let text = serde_json::to_string(value).unwrap_or_default();
     let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
+    for (field, value) in config {
+        field.hash(&mut hasher);
+        match value {
+            Value::Object(metadata) if field == "metadata" => {
+                let noted = metadata.iter().filter(|(key, _)| !key.starts_with("_nats."));
+                noted.for_each(|entry| entry.hash(&mut hasher));
+            }
+            value => value.hash(&mut hasher),
+        }
+    }
     hasher.finish()
 }
 

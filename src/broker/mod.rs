@@ -28,7 +28,7 @@ pub use config::{
     StreamConfig, StreamInfo, StreamState, dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};
-pub use drift::{Difference, differences, fingerprint, hash, overlay};
+pub use drift::{Difference, differences, fingerprint, overlay};
 pub use error::{BrokerError, code};
 pub use events::{BrokerEvent, Termination, events, terminations};
 pub use message::StoredMessage;

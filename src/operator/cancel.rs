@@ -1,9 +1,9 @@
-//! Cancelling a task: out of its queue, out of its back-off, or cut off while it runs.
+//! Cancels a task: the operator removes it from its queue or its back-off, and a worker that runs it aborts it.
 //!
-//! The order matters: the workers are asked first, and only then is the task removed from its queue. That
-//! frees the slot of a task that runs, and the next would start beside it.
+//! The order matters. The operator asks the workers first, and only then removes the task from its queue: the removal frees
+//! the slot of a running task, and the next task would start beside it.
 
-use super::{Context, metrics::Answer, observe, validate};
+use super::{Context, index::GroupKey, metrics::CancellationLabel};
 use crate::{
     broker::{BrokerError, Question},
     protocol::{
@@ -24,10 +24,10 @@ const AT_ONCE: usize = 64;
 /// How long the workers may take to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often a task is looked for again that was on its way from its back-off to its queue.
+/// The operator looks this often for a task that is on its way from its back-off to its queue.
 const ROUNDS: usize = 3;
 
-/// How long a relay takes to put it there.
+/// A relay takes about this long to requeue a task.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
 /// Answers requests for as long as it is polled.
@@ -53,7 +53,10 @@ async fn answer(ctx: &Context, request: Question) {
             }
         },
     };
-    ctx.metrics.cancelled.get_or_create(&Answer { answer: word }).inc();
+    ctx.metrics
+        .cancelled
+        .get_or_create(&CancellationLabel { answer: word })
+        .inc();
     request.say(text).await;
 }
 
@@ -67,7 +70,7 @@ async fn remove(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancel
         }
         was_there |= up_to > 0;
         states.extend(ask_workers(ctx, queue, id, up_to).await?);
-        // The way that a task goes: so it can't pass by where it was looked for already.
+        // In the order in which a task moves, so that it can't slip past a place that was searched already.
         let delays = StreamName::from(DELAY_STREAM);
         let waiting = ctx.broker.purge(&delays, &queue.all_of_task(Kind::Delay, id)).await?;
         let due = ctx.broker.remove(&delays, &queue.all_of_task(Kind::Due, id)).await?;
@@ -78,18 +81,18 @@ async fn remove(ctx: &Context, queue: &Queue, id: &str) -> anyhow::Result<Cancel
         let from_queue = remove_from_queue(ctx, queue, id).await?;
         removed += from_queue + waiting + due;
         if removed == 0 && up_to > 0 && states.iter().all(|state| *state == WorkerState::None) {
-            // It was in the queue, and is not: it came to a worker just after that was asked.
+            // The task was in the queue and is not any more: JetStream delivered it just after the worker was asked.
             states.extend(ask_workers(ctx, queue, id, up_to).await?);
         }
         if due == 0 {
             break;
         }
-        // A relay may have it in hand, and put it into the queue in spite of all this.
+        // A relay may have the task in flight, and requeue it in spite of all this.
         time::sleep(ON_ITS_WAY).await;
     }
     let dead = removed == 0 && !states.contains(&WorkerState::Running) && is_dead(ctx, queue, id).await?;
     let cancelled = judge(&states, removed, dead);
-    // A worker had it that did not answer in time. It may have heard the question all the same.
+    // A worker that did not answer in time had the task. It may have heard the question all the same.
     anyhow::ensure!(
         !was_there || cancelled != Cancelled::Unknown,
         "the task left its queue meanwhile, and no worker that answered knows of it"
@@ -109,7 +112,7 @@ fn judge(states: &[WorkerState], removed: u64, dead: bool) -> Cancelled {
     }
 }
 
-/// Number of the last message of a task in its queue; 0 where there is none.
+/// The number of a task's last message in its queue; 0 without any.
 async fn last_of(ctx: &Context, queue: &Queue, id: &str) -> Result<u64, BrokerError> {
     let stream = queue.stream();
     let mut last = 0;
@@ -133,15 +136,15 @@ async fn is_dead(ctx: &Context, queue: &Queue, id: &str) -> Result<bool, BrokerE
     Ok(letter.is_some())
 }
 
-/// Has the workers cut the task off, and not start what they may get of it up to message `up_to`.
+/// Asks the workers to abort the task, and not to start any of its messages up to number `up_to`.
 async fn ask_workers(ctx: &Context, queue: &Queue, id: &str, up_to: u64) -> Result<Vec<WorkerState>, BrokerError> {
     let question = json!(cancel::Question {
         id: id.to_owned(),
         up_to
     })
     .to_string();
-    // At least one: pods that are being stopped are not counted, and may run it. Where nothing is known yet (this
-    // operator has just started), whoever answers in time counts.
+    // At least one: the count lacks pods that are being stopped, and they may run the task. While nothing is known yet (this
+    // operator has just started), the operator waits for all answers that come in time.
     let expected = workers(ctx, queue).map_or(usize::MAX, |workers| workers.max(1));
     let enough = |answers: &[Bytes]| answers.len() >= expected || states(answers).contains(&WorkerState::Running);
     let answers = ctx.broker.ask_workers(queue, question.into(), PATIENCE, enough).await?;
@@ -153,13 +156,12 @@ fn states(answers: &[Bytes]) -> Vec<WorkerState> {
     answers.iter().filter_map(read).map(|answer| answer.state).collect()
 }
 
-/// How many workers the queue has, ready or not: one may run tasks before the kubelet has found it ready. `None`
-/// where that is not known.
+/// The number of workers of the queue, ready or not: one may run tasks before the kubelet has found it ready. `None` while
+/// that is not known.
 fn workers(ctx: &Context, queue: &Queue) -> Option<usize> {
-    let group = ctx.groups.find(|group| validate::queue(group) == *queue)?;
-    let deployment = observe::deployment(ctx, &group)?;
-    let pods = deployment.status.as_ref()?.replicas.unwrap_or(0);
-    usize::try_from(pods).ok()
+    let group = ctx.caches.groups_of_queue(queue).next()?;
+    let deployment = ctx.caches.deployment(&GroupKey::of(group.as_ref()))?;
+    usize::try_from(deployment.rollout.as_ref()?.replicas).ok()
 }
 
 #[cfg(test)]

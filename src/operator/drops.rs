@@ -1,15 +1,14 @@
-//! Tasks that were dropped, as their group keeps no dead letters: counted, and told by an Event per group
-//! and minute at most.
+//! Tasks that were dropped because their group keeps no dead letters: the operator counts them, and tells of them in an Event
+//! per group and minute at most.
 
-use super::{Context, notices, validate};
+use super::{Context, Group, notices};
 use crate::{
-    api::TaskGroup,
     broker,
+    debounce::Debounced,
     protocol::{StreamName, cancel},
 };
 use futures::StreamExt;
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,96 +17,59 @@ use tokio::time;
 /// Least time between two Events about one group.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// The reasons of tasks that were removed as somebody asked for it: that is no drop. The second is
-/// nats-server's for a message that was deleted while a worker had it in hand.
+/// The reasons of tasks that were removed because somebody asked for it: that is no drop. nats-server gives the second reason
+/// for a message that was deleted while a worker had it in flight.
 const NO_DROPS: [&str; 2] = [cancel::TERM_REASON, "Unacknowledged message was deleted"];
 
-/// What is not told yet.
-#[derive(Default)]
-struct Drops(HashMap<StreamName, Untold>);
-
-struct Untold {
-    tasks: u64,
-    last_reason: String,
-    not_before: Instant,
-}
-
-/// What is to be told about one group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Tell {
-    stream: StreamName,
+/// Drops of one group that were not told yet.
+struct Dropped {
     tasks: u64,
     last_reason: String,
 }
 
-impl Drops {
-    fn add(&mut self, stream: StreamName, reason: String, now: Instant) {
-        let untold = self.0.entry(stream).or_insert(Untold {
-            tasks: 0,
-            last_reason: String::new(),
-            not_before: now,
-        });
-        untold.tasks += 1;
-        untold.last_reason = reason;
-    }
-
-    /// What is to be told by now.
-    fn take(&mut self, now: Instant) -> Vec<Tell> {
-        let due = self.0.iter_mut().filter(|(_, untold)| now >= untold.not_before);
-        let tell = due
-            .filter(|(_, untold)| untold.tasks > 0)
-            .map(|(stream, untold)| {
-                untold.not_before = now + PAUSE;
-                Tell {
-                    stream: stream.clone(),
-                    tasks: std::mem::take(&mut untold.tasks),
-                    last_reason: std::mem::take(&mut untold.last_reason),
-                }
-            })
-            .collect();
-        self.0.retain(|_, untold| untold.tasks > 0 || now < untold.not_before);
-        tell
-    }
-
-    /// When there is something to tell.
-    fn next(&self) -> Option<Instant> {
-        let untold = self.0.values().filter(|untold| untold.tasks > 0);
-        untold.map(|untold| untold.not_before).min()
+impl Dropped {
+    fn and(before: Option<Self>, reason: String) -> Self {
+        Self {
+            tasks: before.map_or(0, |before| before.tasks) + 1,
+            last_reason: reason,
+        }
     }
 }
 
 /// Listens for as long as it is polled.
 pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     let mut terminations = std::pin::pin!(broker::terminations(&ctx.broker).await?);
-    let mut drops = Drops::default();
+    let mut drops = Debounced::new(PAUSE);
     loop {
-        let next = drops.next().unwrap_or_else(|| Instant::now() + PAUSE);
+        let next = drops.due().unwrap_or_else(|| Instant::now() + PAUSE);
         tokio::select! {
             termination = terminations.next() => {
-                let Some(termination) = termination else { return Ok(()) };
-                if !NO_DROPS.contains(&termination.reason.as_str()) && keeps_no_dead_letters(&ctx, &termination.stream) {
+                let Some(broker::Termination { stream, reason }) = termination else { return Ok(()) };
+                if !NO_DROPS.contains(&reason.as_str()) && keeps_no_dead_letters(&ctx, &stream) {
                     ctx.metrics.dropped.inc();
-                    drops.add(termination.stream, termination.reason, Instant::now());
+                    drops.merge(stream, Instant::now(), |before| Dropped::and(before, reason));
                 }
             }
             () = time::sleep_until(next.into()) => {}
         }
-        for tell in drops.take(Instant::now()) {
-            if let Some(group) = group_of(&ctx, &tell.stream) {
-                let event = notices::dropped(tell.tasks, &tell.last_reason);
-                ctx.publish_anew(&group, &event).await;
+        while let Some((stream, dropped)) = drops.take(Instant::now()) {
+            let found = group_of(&ctx, &stream);
+            if let Some(Ok(group)) = found.as_ref().map(|group| &group.0) {
+                let event = notices::dropped(dropped.tasks, &dropped.last_reason);
+                ctx.kubernetes.publish_anew(group, &event).await;
             }
         }
     }
 }
 
-fn group_of(ctx: &Context, stream: &StreamName) -> Option<Arc<TaskGroup>> {
-    let queue = stream.queue()?;
-    ctx.groups.find(|group| validate::queue(group) == queue)
+/// The group that has the stream.
+fn group_of(ctx: &Context, stream: &StreamName) -> Option<Arc<Group>> {
+    ctx.caches.groups_of_queue(&stream.queue()?).next()
 }
 
 fn keeps_no_dead_letters(ctx: &Context, stream: &StreamName) -> bool {
-    group_of(ctx, stream).is_some_and(|group| !group.spec.dead_letter.enabled)
+    let found = group_of(ctx, stream);
+    matches!(found.as_ref().map(|group| &group.0), Some(Ok(group)) if !group.spec.dead_letter.enabled)
 }
 
 #[cfg(test)]
@@ -116,23 +78,19 @@ mod tests {
 
     #[test]
     fn the_first_drop_is_told_at_once_and_the_rest_once_a_minute() {
-        let (mut drops, now) = (Drops::default(), Instant::now());
+        let (mut drops, start) = (Debounced::new(PAUSE), Instant::now());
         let stream = StreamName::from("tg_a_b");
-        let tell = |tasks, reason: &str| Tell {
-            stream: stream.clone(),
-            tasks,
-            last_reason: reason.into(),
+        let drop = |drops: &mut Debounced<_, _>, reason: &str, now| {
+            drops.merge(stream.clone(), now, |before| Dropped::and(before, reason.to_owned()));
         };
-        assert_eq!(drops.next(), None);
-        drops.add(stream.clone(), "MaxAttempts".into(), now);
-        assert_eq!(drops.take(now), [tell(1, "MaxAttempts")]);
-        assert_eq!(drops.next(), None);
-        drops.add(stream.clone(), "MaxAttempts".into(), now);
-        drops.add(stream.clone(), "Permanent".into(), now);
-        assert_eq!(drops.take(now), []);
-        assert_eq!(drops.next(), Some(now + PAUSE));
-        assert_eq!(drops.take(now + PAUSE), [tell(2, "Permanent")]);
-        drops.take(now + PAUSE * 3);
-        assert!(drops.0.is_empty(), "what is told is forgotten");
+        let told = |drops: &mut Debounced<StreamName, Dropped>, now| {
+            drops.take(now).map(|(_, dropped)| (dropped.tasks, dropped.last_reason))
+        };
+        drop(&mut drops, "MaxAttempts", start);
+        assert_eq!(told(&mut drops, start), Some((1, "MaxAttempts".into())));
+        drop(&mut drops, "MaxAttempts", start);
+        drop(&mut drops, "Permanent", start);
+        assert_eq!(told(&mut drops, start), None);
+        assert_eq!(told(&mut drops, start + PAUSE), Some((2, "Permanent".into())));
     }
 }

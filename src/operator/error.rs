@@ -1,6 +1,9 @@
 //! What can go wrong while a change is made, as the reason and message of a condition.
 
-use crate::broker::{BrokerError, code};
+use crate::{
+    api::Reason,
+    broker::{BrokerError, code},
+};
 
 /// A change that failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,33 +44,36 @@ impl ApplyError {
         }
     }
 
-    /// One word in CamelCase, for a condition's `reason`.
-    pub fn reason(&self) -> &'static str {
+    /// For a condition's `reason`.
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Broker(error) => broker_reason(error),
             Self::Kube {
                 source, of_template, ..
             } => match kube_reason(source) {
-                "Invalid" if *of_template => "InvalidTemplate",
-                "Invalid" => "KubernetesError",
+                Reason::InvalidTemplate if !of_template => Reason::KubernetesError,
                 reason => reason,
             },
         }
     }
 
-    /// What is in the way and what to do about it, for a condition's `message`.
+    /// The obstacle and its remedy, for a condition's `message`.
     pub fn advice(&self) -> String {
         let fix = match self.reason() {
-            "InvalidTemplate" => "correct spec.template of the TaskHandler",
-            "Forbidden" => "the operator's role lacks this: install the roles anew with `kubectl apply -k deploy/`",
-            "QuotaExceeded" => "raise the namespace's ResourceQuota or remove something from it",
-            "NamespaceTerminating" => "the namespace is being deleted: nothing new can be made in it",
-            "OutOfSpace" => {
-                "free space, raise JetStream's limits, or lower spec.storage.maxBytes; it is tried again by itself"
+            Reason::InvalidTemplate => "correct spec.template of the TaskHandler",
+            Reason::Forbidden => {
+                "the operator's role lacks this: install the roles anew with `kubectl apply -k deploy/`"
             }
-            "ReplicasNotSupported" => "lower spec.storage.replicas, or run as many NATS servers",
-            "SubjectsTaken" => "another stream listens to these subjects: delete it or change its subjects",
-            "KubernetesUnreachable" | "KubernetesError" | "Conflict" => "it is tried again by itself",
+            Reason::QuotaExceeded => "raise the namespace's ResourceQuota or remove something from it",
+            Reason::NamespaceTerminating => "the namespace is being deleted, and nothing new can be made in it",
+            Reason::OutOfSpace => {
+                "free space, raise JetStream's limits, or lower spec.storage.maxBytes; the operator tries again by itself"
+            }
+            Reason::ReplicasNotSupported => "lower spec.storage.replicas, or run as many NATS servers",
+            Reason::SubjectsTaken => "another stream listens to these subjects: delete it or change its subjects",
+            Reason::KubernetesUnreachable | Reason::KubernetesError | Reason::Conflict => {
+                "the operator tries again by itself"
+            }
             _ => return self.to_string(),
         };
         format!("{self}; {fix}")
@@ -77,22 +83,22 @@ impl ApplyError {
     pub fn is_stalled(&self) -> bool {
         matches!(
             self.reason(),
-            "InvalidTemplate" | "ReplicasNotSupported" | "SubjectsTaken" | "JetStreamRefused"
+            Reason::InvalidTemplate | Reason::ReplicasNotSupported | Reason::SubjectsTaken | Reason::JetStreamRefused
         )
     }
 }
 
 /// The reason for an error of the broker.
-pub fn broker_reason(error: &BrokerError) -> &'static str {
+pub fn broker_reason(error: &BrokerError) -> Reason {
     match error {
-        BrokerError::Unreachable { .. } => "NatsUnreachable",
-        BrokerError::NoJetStream { .. } => "NoJetStream",
-        BrokerError::TooOld { .. } => "NatsTooOld",
-        BrokerError::Unreadable { .. } => "JetStreamUnreadable",
-        error if error.is_out_of_space() => "OutOfSpace",
-        error if error.is(code::REPLICAS_NOT_SUPPORTED) || error.is(code::NO_PEERS) => "ReplicasNotSupported",
-        error if error.is(code::SUBJECT_OVERLAP) => "SubjectsTaken",
-        BrokerError::Refused { .. } => "JetStreamRefused",
+        BrokerError::Unreachable { .. } => Reason::NatsUnreachable,
+        BrokerError::NoJetStream { .. } => Reason::NoJetStream,
+        BrokerError::TooOld { .. } => Reason::NatsTooOld,
+        BrokerError::Unreadable { .. } => Reason::JetStreamUnreadable,
+        error if error.is_out_of_space() => Reason::OutOfSpace,
+        error if error.is(code::REPLICAS_NOT_SUPPORTED) || error.is(code::NO_PEERS) => Reason::ReplicasNotSupported,
+        error if error.is(code::SUBJECT_OVERLAP) => Reason::SubjectsTaken,
+        BrokerError::Refused { .. } => Reason::JetStreamRefused,
     }
 }
 
@@ -104,20 +110,20 @@ pub fn plain(error: &kube::Error) -> String {
     }
 }
 
-fn kube_reason(error: &kube::Error) -> &'static str {
+fn kube_reason(error: &kube::Error) -> Reason {
     let kube::Error::Api(status) = error else {
-        return "KubernetesUnreachable";
+        return Reason::KubernetesUnreachable;
     };
     let says = |text: &str| status.message.contains(text);
     match status.code {
-        403 if says("because it is being terminated") => "NamespaceTerminating",
-        403 if says("exceeded quota") => "QuotaExceeded",
-        401 | 403 => "Forbidden",
-        409 => "Conflict",
-        400 | 422 => "Invalid",
+        403 if says("because it is being terminated") => Reason::NamespaceTerminating,
+        403 if says("exceeded quota") => Reason::QuotaExceeded,
+        401 | 403 => Reason::Forbidden,
+        409 => Reason::Conflict,
+        400 | 422 => Reason::InvalidTemplate,
         // How server-side apply of Kubernetes 1.20 calls a field that does not exist or has the wrong type.
-        500 if says("failed to create typed patch object") => "Invalid",
-        _ => "KubernetesError",
+        500 if says("failed to create typed patch object") => Reason::InvalidTemplate,
+        _ => Reason::KubernetesError,
     }
 }
 
@@ -136,26 +142,26 @@ mod tests {
         for (error, reason, fix) in [
             (
                 api(422, "spec.template.spec.containers[0].image: Required value"),
-                "InvalidTemplate",
+                Reason::InvalidTemplate,
                 "correct spec.template",
             ),
             (
                 api(500, "failed to create typed patch object: .spec.foo"),
-                "InvalidTemplate",
+                Reason::InvalidTemplate,
                 "correct spec.template",
             ),
             (
                 api(403, "deployments.apps is forbidden"),
-                "Forbidden",
+                Reason::Forbidden,
                 "kubectl apply -k deploy/",
             ),
-            (api(403, "exceeded quota: q"), "QuotaExceeded", "ResourceQuota"),
+            (api(403, "exceeded quota: q"), Reason::QuotaExceeded, "ResourceQuota"),
             (
                 api(403, "unable to create new content because it is being terminated"),
-                "NamespaceTerminating",
+                Reason::NamespaceTerminating,
                 "deleted",
             ),
-            (api(503, "try later"), "KubernetesError", "tried again by itself"),
+            (api(503, "try later"), Reason::KubernetesError, "tries again by itself"),
         ] {
             assert_eq!(error.reason(), reason);
             let advice = error.advice();
@@ -170,6 +176,6 @@ mod tests {
     fn only_what_was_made_of_a_template_is_blamed_on_it() {
         let status = Status::failure("status.conditions: Invalid value", "").with_code(422);
         let error = ApplyError::kube("write the status of TaskGroup a/b")(kube::Error::Api(Box::new(status)));
-        assert_eq!((error.reason(), error.is_stalled()), ("KubernetesError", false));
+        assert_eq!((error.reason(), error.is_stalled()), (Reason::KubernetesError, false));
     }
 }

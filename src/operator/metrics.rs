@@ -12,55 +12,71 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// What the operator counts.
+/// The operator's metrics.
 pub struct Metrics {
-    /// Reconciles by how they ended.
-    pub reconciles: Family<Outcome, Counter>,
-    /// How long they took.
+    /// Reconciles, by result.
+    pub reconciles: Family<ReconcileLabel, Counter>,
+    /// Duration of the reconciles.
     pub duration: Histogram,
-    /// Changes made, by the kind of the object.
-    pub changes: Family<Object, Counter>,
+    /// Changes made, by part of the group.
+    pub changes: Family<PartLabel, Counter>,
     /// TaskGroups by their `Ready` condition.
-    pub groups: Family<Ready, Gauge>,
+    pub groups: Family<ReadyLabel, Gauge>,
     /// Whether NATS is connected.
     pub nats_up: Gauge,
-    /// Tasks that were dropped, as their group keeps no dead letters.
+    /// Tasks that were dropped because their group keeps no dead letters.
     pub dropped: Counter,
-    /// Requests to cancel a task, by what was answered.
-    pub cancelled: Family<Answer, Counter>,
-    /// What the relay counts.
+    /// Requests to cancel a task, by answer.
+    pub cancelled: Family<CancellationLabel, Counter>,
+    /// The relay's metrics.
     pub relay: RelayMetrics,
 }
 
-/// What was answered to a request to cancel a task.
+/// The answer to a request to cancel a task.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Answer {
+pub struct CancellationLabel {
     /// `queued`, `running`, `finished`, `unknown` or `error`.
     pub answer: &'static str,
 }
 
-/// How a reconcile ended.
+/// The result of a reconcile.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
+pub struct ReconcileLabel {
     /// `success` or `error`.
     pub result: &'static str,
 }
 
-/// The kind of a changed object.
+/// A changed part of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Object {
+pub struct PartLabel {
     /// `stream`, `consumer` or `deployment`.
     pub object: &'static str,
 }
 
 /// A `Ready` condition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Ready {
+pub struct ReadyLabel {
     /// `true`, `false`, or `unknown` where there is none yet.
     pub ready: &'static str,
 }
 
+impl ReadyLabel {
+    /// In the order of [`super::index::Index::counts`].
+    const ALL: [Self; 3] = [
+        Self { ready: "true" },
+        Self { ready: "false" },
+        Self { ready: "unknown" },
+    ];
+}
+
 impl Metrics {
+    /// Shows how many groups are ready, not ready, and unknown.
+    pub fn count_groups(&self, counts: [i64; 3]) {
+        for (label, count) in ReadyLabel::ALL.iter().zip(counts) {
+            self.groups.get_or_create(label).set(count);
+        }
+    }
+
     /// Registers all metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {

@@ -1,62 +1,83 @@
-//! The operator: keeps a stream, a consumer and a worker Deployment in step with every TaskGroup.
+//! The operator keeps a stream, a consumer, and a worker Deployment in sync with every TaskGroup.
 //!
-//! A file per step of a reconcile (`reconcile` calls them in order): `observe` (I/O), `validate`,
-//! `desired` and `plan` (pure), `apply` (I/O), `status` and `notices` (pure); `ending` is what a
-//! deletion does. `backlog` counts tasks; `watch` says what is reconciled when; `known`, `written`
-//! and `retries` are what is remembered between two reconciles.
+//! A TaskGroup passes these files, from the watch to its status: `watch` (I/O) → `controller` → `reconcile`, which calls
+//! the steps: `observe` (I/O) → `validate` → `lifecycle` → `desired` → `plan` (all pure) → `apply` (I/O) → `status`
+//! (pure) → `kubernetes` (one status patch). `caches` with `index` hold what the watches show, and `memory` what is
+//! remembered about each group between two reconciles. The other files are services beside the controller; `services` starts
+//! them all.
 
 pub mod apply;
 mod args;
 pub mod backlog;
-pub mod cancel;
-pub mod closing;
-pub mod context;
+mod caches;
+mod cancel;
+mod context;
+mod controller;
+mod deployments;
 pub mod desired;
-pub mod drops;
-pub mod ending;
-pub mod error;
-pub mod known;
-pub mod metrics;
-pub mod notices;
+mod drops;
+mod error;
+mod events;
+mod index;
+mod kubernetes;
+pub mod lifecycle;
+mod link;
+mod memory;
+mod metrics;
+mod mutation_cache;
+mod notices;
 pub mod observe;
 pub mod plan;
-pub mod reconcile;
-pub mod retries;
-pub mod startup;
+mod reconcile;
+mod refusal;
+mod requeue;
+mod services;
+mod startup;
 pub mod status;
+mod subject;
+mod sweep;
+mod throttle;
+mod triggers;
 pub mod validate;
-pub mod watch;
-pub mod written;
+mod watch;
 
 pub use args::Args;
-pub use context::Context;
+use context::Context;
 
 use crate::{
     admin::{self, Health},
+    api::{TaskGroup, TaskHandler},
     broker::Broker,
     supervisor::Supervisor,
-    telemetry::LogFormat,
 };
 use anyhow::Context as _;
-use context::Settings;
-use desired::PodSettings;
 use http::{HeaderValue, header};
+use kube::core::DeserializeGuard;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What the operator calls itself towards the API server, for its audit log.
+/// A TaskGroup as the watch shows it, readable or not.
+pub type Group = DeserializeGuard<TaskGroup>;
+
+/// A TaskHandler as the watch shows it, readable or not.
+pub type Handler = DeserializeGuard<TaskHandler>;
+
+/// The name of the operator towards the API server, for its audit log.
 pub const USER_AGENT: &str = concat!("taskgroup-operator/", env!("CARGO_PKG_VERSION"));
 
 /// Longest silence of the API server within a request: half as long again as a quiet watch lasts.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Runs the operator until `shutdown`; what is under way then is finished first.
+/// How long NATS may be away before the groups say so: a restart is not worth thousands of writes.
+const NATS_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the operator until `shutdown`, and then until nothing is under way any more.
 ///
 /// # Errors
-/// Arguments that can't be used, or a Kubernetes configuration that can't be found. That Kubernetes
-/// or NATS can't be reached is no error: it waits for them.
+/// Arguments that can't be used, a Kubernetes configuration that can't be found, or a service that failed. The operator waits
+/// for Kubernetes and NATS where it can't reach them.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context(
         "no Kubernetes to talk to: run this in a pod with a service account, or set KUBECONFIG to a kubeconfig file",
@@ -72,16 +93,16 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
 /// Runs the operator against the given Kubernetes; see [`run`].
 ///
 /// # Errors
-/// Arguments that can't be used.
+/// Arguments that can't be used, or a service that failed.
 pub async fn run_with(client: kube::Client, args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let health = Health::starting("starting");
-    let mut services = Supervisor::new(health.clone(), shutdown.clone());
+    let mut supervisor = Supervisor::new(health.clone(), shutdown.clone());
     let listener = admin::listen(args.serve.admin_addr).await?;
     let address = listener.local_addr()?;
     let app = admin::app(health.clone(), Arc::new(registry));
-    services.graceful("admin server", admin::serve(listener, app, shutdown.clone()));
+    supervisor.graceful("admin server", admin::serve(listener, app, shutdown.clone()));
     tracing::info!(%address, instance = args.instance, "operator started");
 
     let broker = Broker::connect(&args.nats, "operator").await?;
@@ -90,43 +111,9 @@ pub async fn run_with(client: kube::Client, args: Args, shutdown: CancellationTo
         () = crds => {}
         () = shutdown.cancelled() => return Ok(()),
     }
-    watch::start(
-        &mut services,
-        client,
-        broker.clone(),
-        settings(&args),
-        metrics,
-        &args,
-        health,
-        shutdown,
-    );
-    let result = services.run().await;
+    services::start(&mut supervisor, client, broker.clone(), args, metrics, health, shutdown);
+    let result = supervisor.run().await;
     broker.close().await;
     tracing::info!("operator stopped");
     result
-}
-
-fn settings(args: &Args) -> Settings {
-    let nats_url = if args.worker_nats_url.is_empty() {
-        &args.nats.nats_url
-    } else {
-        &args.worker_nats_url
-    };
-    Settings {
-        instance: args.instance.clone(),
-        pods: PodSettings {
-            image: args.worker_image.clone(),
-            nats_url: nats_url.join(","),
-            nats_creds_secret: args.worker_nats_creds_secret.clone(),
-            log_format: match args.serve.log_format {
-                LogFormat::Text => "text",
-                LogFormat::Json => "json",
-            },
-        },
-        backlog_interval: Duration::from_secs(args.backlog_interval),
-        resync_interval: Duration::from_secs(args.resync_interval),
-        callback_allow: args.callback_allow.clone(),
-        watch_namespace: args.watch_namespace.clone(),
-        shared_replicas: args.shared_stream_replicas,
-    }
 }

@@ -1,31 +1,30 @@
 //! Pure: which Kubernetes Events tell the user what happened.
 
 use super::{
-    apply::{Applied, Outcome},
+    apply::{Outcome, PartOutcome},
     status::find,
 };
 use crate::{
-    api::{Condition, ConditionStatus, ConditionType, TaskGroupStatus},
+    api::{Condition, ConditionStatus, ConditionType, Reason, TaskGroupStatus},
     protocol::StreamName,
 };
 use kube::runtime::events::{Event, EventType};
 
-/// Reasons that pass by themselves within moments, and are no news.
-const PASSING: [&str; 3] = ["RollingOut", "WaitingForStream", "WaitingForHandler"];
+/// Reasons that pass by themselves within moments: no Event tells of them.
+const PASSING: [Reason; 3] = [Reason::RollingOut, Reason::WaitingForStream, Reason::WaitingForHandler];
 
-/// What a reconcile has to tell: what it changed on a group that stood already, and how `Ready` turned.
+/// The Events of a reconcile: changes of a pipeline that stood already, and a transition of `Ready`.
 pub fn notices(before: &TaskGroupStatus, after: &TaskGroupStatus, outcome: &Outcome) -> Vec<Event> {
     let mut events = Vec::new();
     let changes: Vec<&str> = outcome
         .parts()
-        .into_iter()
-        .filter_map(|part| match part {
-            Applied::Changed(what) => Some(what.as_str()),
+        .filter_map(|(_, came)| match came {
+            PartOutcome::Changed(what) => Some(what.as_str()),
             _ => None,
         })
         .collect();
     if !changes.is_empty() && before.observed_generation.is_some() {
-        // Without a change of the spec, it was somebody else's change that was undone.
+        // Without a change of the spec, the operator undid somebody else's change.
         let reason = if before.observed_generation == after.observed_generation {
             "Repaired"
         } else {
@@ -33,33 +32,33 @@ pub fn notices(before: &TaskGroupStatus, after: &TaskGroupStatus, outcome: &Outc
         };
         events.push(event(EventType::Normal, reason, "Apply", changes.join("; ")));
     }
-    events.extend(transitions(before, after));
+    events.extend(transition(before, after));
     events
 }
 
-/// How `Ready` turned, if it did.
-pub fn transitions(before: &TaskGroupStatus, after: &TaskGroupStatus) -> Vec<Event> {
-    let Some(now) = find(after, ConditionType::Ready) else {
-        return Vec::new();
-    };
+/// The transition of `Ready`, if there was one.
+fn transition(before: &TaskGroupStatus, after: &TaskGroupStatus) -> Option<Event> {
+    let now = find(after, ConditionType::Ready)?;
     let was = find(before, ConditionType::Ready);
     if was.is_some_and(|was| was.status == now.status && was.reason == now.reason) {
-        return Vec::new();
+        return None;
     }
-    // Closed and open again, maybe every few seconds: the condition says it.
-    let closes = |condition: &Condition| condition.reason == "Closed";
-    if was.is_some_and(|was| was.status == now.status && (closes(was) || closes(now))) {
-        return Vec::new();
+    // A group may be throttled every few seconds: the condition says it.
+    let throttled = |condition: &Condition| condition.reason == Reason::Throttled.as_str();
+    if was.is_some_and(|was| was.status == now.status && (throttled(was) || throttled(now))) {
+        return None;
     }
-    let type_ = match now.status {
-        ConditionStatus::True => EventType::Normal,
-        _ if PASSING.contains(&now.reason.as_str()) => return Vec::new(),
-        _ => EventType::Warning,
+    let type_ = if now.status == ConditionStatus::True.as_str() {
+        EventType::Normal
+    } else if PASSING.iter().any(|passing| now.reason == passing.as_str()) {
+        return None;
+    } else {
+        EventType::Warning
     };
-    vec![event(type_, &now.reason, "Reconcile", now.message.clone())]
+    Some(event(type_, &now.reason, "Reconcile", now.message.clone()))
 }
 
-/// That a stream was deleted with its group.
+/// A stream was deleted with its group.
 pub fn deleted(stream: &StreamName) -> Event {
     event(
         EventType::Normal,
@@ -69,7 +68,7 @@ pub fn deleted(stream: &StreamName) -> Event {
     )
 }
 
-/// That tasks were dropped, since this was told last.
+/// Tasks were dropped since the last Event of this kind.
 pub fn dropped(tasks: u64, last_reason: &str) -> Event {
     let reason = if last_reason.is_empty() {
         "no reason given"
@@ -78,7 +77,7 @@ pub fn dropped(tasks: u64, last_reason: &str) -> Event {
     };
     let note = match tasks {
         1 => format!("1 task was dropped ({reason})"),
-        _ => format!("{tasks} tasks were dropped, the last one as: {reason}"),
+        _ => format!("{tasks} tasks were dropped, the last one because of: {reason}"),
     };
     event(
         EventType::Warning,

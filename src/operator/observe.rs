@@ -1,97 +1,165 @@
-//! What is there: from the watch caches, and from the broker where we don't know it already.
+//! I/O: what there is, from the watch caches, and from the broker where it is not known already.
 
-use super::{Context, validate};
-use crate::{
-    api::{TaskGroup, TaskHandler},
-    broker::{Broker, BrokerError, ConsumerInfo, StreamInfo},
-    protocol::{StreamName, keys},
+use super::{
+    Context, Group, Handler,
+    deployments::ObservedDeployment,
+    error::ApplyError,
+    memory::Moment,
+    subject::Subject,
+    validate::{self, unreadable},
 };
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use serde_json::Value;
+use crate::{
+    api::{DeletionPolicy, TaskGroup},
+    broker::{BrokerError, ConsumerInfo, StreamInfo},
+    protocol::Queue,
+};
+use jiff::Timestamp;
+use kube::ResourceExt;
 use std::sync::Arc;
+
+/// What there is of a group.
+pub struct Observed {
+    /// Its stream and consumer.
+    pub broker: BrokerView,
+    /// The moment before the broker was asked.
+    pub asked: Moment,
+    /// Its TaskHandler.
+    pub handler: Option<Arc<Handler>>,
+    /// Its worker Deployment.
+    pub deployment: Option<Arc<ObservedDeployment>>,
+    /// The TaskGroup that has the queue which this one wants.
+    pub rival: Option<String>,
+}
 
 /// What the broker has of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerView {
-    /// What is desired: we saw it so, and heard of no change since.
-    InStep,
-    /// Asked just now.
+    /// Nothing of the broker matters now.
+    NotAsked,
+    /// The stream and the consumer are as desired: they were seen so, and nobody changed them since.
+    InStep {
+        /// The end of the pause that a worker asked for, if it did.
+        throttled_until: Option<Timestamp>,
+    },
+    /// The broker was asked just now.
     Seen {
         /// Its stream, if any.
         stream: Option<StreamInfo>,
         /// Its consumer, if any.
         consumer: Option<ConsumerInfo>,
+        /// Its tasks outside the queue, if the deletion must know of them.
+        delayed: Delayed,
     },
-    /// It did not answer.
+    /// The broker did not answer.
     Failed(BrokerError),
 }
 
-/// What there is of a group's Deployment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeploymentView {
-    /// Nothing.
-    Absent,
-    /// What is desired.
-    InStep,
-    /// Something else than desired.
-    Differs,
-    /// One of this name that is not this TaskGroup's.
-    Foreign(String),
+/// The tasks of a group that are not in its queue, but will return to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delayed {
+    /// How many are in back-off, counted after the look at the stream.
+    pub tasks: u64,
+    /// Whether something came into the stream between that look and another after the count: then a task may have gone
+    /// from the one to the other unseen.
+    pub moved: bool,
 }
 
-/// Asks the broker for a group's stream and consumer.
-pub async fn ask_broker(broker: &Broker, stream: &StreamName) -> BrokerView {
-    let seen = async {
-        let found = broker.stream(stream).await?;
-        let consumer = match found {
-            Some(_) => broker.consumer(stream).await?,
-            None => None,
-        };
-        Ok(BrokerView::Seen {
-            stream: found,
-            consumer,
-        })
+/// The TaskGroup to reconcile: what we wrote, if the watch has not shown it yet. `None` for one that is gone.
+pub async fn subject(ctx: &Context, watched: &Group) -> Result<Option<Subject>, ApplyError> {
+    if let Some(newer) = ctx.caches.newer_than(watched) {
+        return Ok(Some(Subject::new(newer)));
+    }
+    match &watched.0 {
+        Ok(group) => Ok(Some(Subject::new(Arc::new(group.clone())))),
+        // The watch keeps only the metadata of an object that it can't read.
+        Err(invalid) => {
+            let raw = ctx.kubernetes.get_raw(watched).await?;
+            Ok(raw.map(|raw| unreadable::subject(raw, &invalid.error)))
+        }
+    }
+}
+
+/// Looks at everything that the group consists of.
+pub async fn observe(ctx: &Context, subject: &Subject) -> Observed {
+    let asked = ctx.memory.now(&subject.key);
+    let rival = rival(ctx, subject);
+    // The stream is the rival's. (A deletion may still be about the stream of a queue that the spec named before.)
+    let broker = if rival.is_some() && !subject.is_deleted() {
+        BrokerView::NotAsked
+    } else {
+        view(ctx, subject).await
     };
-    seen.await.unwrap_or_else(BrokerView::Failed)
+    Observed {
+        broker,
+        asked,
+        handler: ctx
+            .caches
+            .handler(&subject.key.namespace, &subject.group.spec.handler_ref.name),
+        deployment: ctx.caches.deployment(&subject.key),
+        rival,
+    }
 }
 
-/// The handler of a group, if it exists.
-pub fn handler(ctx: &Context, group: &TaskGroup) -> Option<Arc<TaskHandler>> {
-    let namespace = group.namespace().unwrap_or_default();
-    ctx.handlers
-        .get(&ObjectRef::new(&group.spec.handler_ref.name).within(&namespace))
+async fn view(ctx: &Context, subject: &Subject) -> BrokerView {
+    let queue = subject.queue();
+    // No subject of NATS could be made of another name.
+    if !queue.is_valid() {
+        return BrokerView::NotAsked;
+    }
+    if let Err(error) = ctx.broker.check() {
+        return BrokerView::Failed(error);
+    }
+    // A deletion always looks afresh.
+    if !subject.is_deleted()
+        && let Some(seen) = ctx
+            .memory
+            .in_step(&subject.key, subject.spec_version(), ctx.settings.resync_interval)
+    {
+        return BrokerView::InStep {
+            throttled_until: seen.throttled_until,
+        };
+    }
+    ask_broker(ctx, subject, &queue)
+        .await
+        .unwrap_or_else(BrokerView::Failed)
 }
 
-/// The Deployment of a group's workers, if it exists.
-pub fn deployment(ctx: &Context, group: &TaskGroup) -> Option<Arc<Deployment>> {
-    let namespace = group.namespace().unwrap_or_default();
-    let stored = ctx
-        .deployments
-        .get(&ObjectRef::new(&keys::deployment(&group.name_any())).within(&namespace));
-    ctx.written_deployments
-        .newer(stored, &namespace, &keys::deployment(&group.name_any()))
+async fn ask_broker(ctx: &Context, subject: &Subject, queue: &Queue) -> Result<BrokerView, BrokerError> {
+    let name = queue.stream();
+    let Some(stream) = ctx.broker.stream(&name).await? else {
+        return Ok(BrokerView::Seen {
+            stream: None,
+            consumer: None,
+            delayed: Delayed::default(),
+        });
+    };
+    let consumer = ctx.broker.consumer(&name).await?;
+    let policy = subject.group.spec.deletion_policy;
+    let mut delayed = Delayed::default();
+    if subject.is_deleted() && matches!(policy, DeletionPolicy::Drain | DeletionPolicy::DeleteIfEmpty) {
+        delayed.tasks = ctx.broker.delayed(queue).await?;
+        let after = ctx.broker.stream(&name).await?;
+        delayed.moved = after.is_none_or(|after| after.state.last_seq != stream.state.last_seq);
+    }
+    Ok(BrokerView::Seen {
+        stream: Some(stream),
+        consumer,
+        delayed,
+    })
 }
 
-/// The TaskGroup of the namespace that keeps the queue which this one wants, too, if there is one.
-pub fn rival(ctx: &Context, group: &TaskGroup) -> Option<String> {
-    ctx.groups
-        .find(|other| are_rivals(other, group) && comes_before(other, group))
-        .map(|other| other.name_any())
+/// The TaskGroup of the namespace that has the queue which this one wants, too, if there is one.
+fn rival(ctx: &Context, subject: &Subject) -> Option<String> {
+    let mut others = ctx.caches.groups_of_queue(&validate::queue(&subject.group));
+    others.find_map(|other| {
+        let other = other.0.as_ref().ok()?;
+        let is_another = other.metadata.uid != subject.group.metadata.uid;
+        (is_another && comes_before(other, &subject.group)).then(|| other.name_any())
+    })
 }
 
-/// The other TaskGroups with the same queue: they wait for it, or it waits for them.
-pub fn rivals(ctx: &Context, group: &TaskGroup) -> Vec<ObjectRef<TaskGroup>> {
-    let rivals = ctx.groups.state_filter(|other| are_rivals(other, group));
-    rivals.iter().map(|rival| ObjectRef::from_obj(rival.as_ref())).collect()
-}
-
-fn are_rivals(one: &TaskGroup, other: &TaskGroup) -> bool {
-    one.metadata.uid != other.metadata.uid && validate::share_a_queue(one, other)
-}
-
-/// Who has made the queue's stream keeps it; until then the older comes first. Age alone would not
-/// do: of two made in the same second, either may have been first at the broker.
+/// The group that has made the queue's stream keeps it. Until then, the older group comes first. Age alone would not do: of
+/// two groups made in the same second, either may have been first at the broker.
 fn comes_before(one: &TaskGroup, other: &TaskGroup) -> bool {
     let rank = |group: &TaskGroup| {
         let made = group.status.as_ref().and_then(|status| status.stream.clone());
@@ -102,92 +170,4 @@ fn comes_before(one: &TaskGroup, other: &TaskGroup) -> bool {
         )
     };
     rank(one) < rank(other)
-}
-
-/// How a Deployment stands to what is desired. `known` is the generation that we saw in step with
-/// the hash `desired` carries, if any; it saves the comparison, and ends it where the API server
-/// writes a value in another way than we do (`1000m` for `1`).
-pub fn view_deployment(
-    observed: Option<&Deployment>,
-    desired: Option<&Value>,
-    group_uid: &str,
-    known: Option<i64>,
-) -> DeploymentView {
-    let Some(observed) = observed else {
-        return DeploymentView::Absent;
-    };
-    if !is_owned_by(observed, group_uid) {
-        return DeploymentView::Foreign(observed.name_any());
-    }
-    let Some(desired) = desired else {
-        return DeploymentView::InStep;
-    };
-    let hash = desired
-        .pointer("/metadata/annotations")
-        .and_then(|all| all.get(keys::APPLIED))
-        .and_then(Value::as_str);
-    if observed.annotations().get(keys::APPLIED).map(String::as_str) != hash {
-        return DeploymentView::Differs;
-    }
-    if known.is_some() && known == observed.metadata.generation {
-        return DeploymentView::InStep;
-    }
-    let observed = serde_json::to_value(observed).unwrap_or_default();
-    let same =
-        ["/metadata/labels", "/spec"]
-            .into_iter()
-            .all(|part| match (desired.pointer(part), observed.pointer(part)) {
-                (Some(desired), Some(observed)) => contains(observed, desired),
-                (desired, _) => desired.is_none(),
-            });
-    if same {
-        DeploymentView::InStep
-    } else {
-        DeploymentView::Differs
-    }
-}
-
-/// Whether an annotation of the group asks for something: it is `"true"`.
-pub fn is_asked(group: &TaskGroup, annotation: &str) -> bool {
-    group.annotations().get(annotation).is_some_and(|value| value == "true")
-}
-
-/// Whether a Deployment is that of the TaskGroup with this uid.
-pub fn is_owned_by(deployment: &impl ResourceExt, group_uid: &str) -> bool {
-    deployment
-        .owner_references()
-        .iter()
-        .any(|owner| owner.uid == group_uid && owner.controller == Some(true))
-}
-
-/// Whether `observed` has all that `desired` says; what the server filled in does not matter.
-fn contains(observed: &Value, desired: &Value) -> bool {
-    match (observed, desired) {
-        (Value::Object(observed), Value::Object(desired)) => desired.iter().all(|(field, desired)| {
-            observed
-                .get(field)
-                .map_or_else(|| is_empty(desired), |observed| contains(observed, desired))
-        }),
-        (Value::Array(observed), Value::Array(desired)) => {
-            // Others may have added list items (a sidecar, a volume): named items are found by name.
-            desired.iter().enumerate().all(|(index, desired)| {
-                let found = match desired.get("name") {
-                    Some(name) => observed.iter().find(|item| item.get("name") == Some(name)),
-                    None => observed.get(index),
-                };
-                found.is_some_and(|found| contains(found, desired))
-            })
-        }
-        (observed, desired) => observed == desired,
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
-    }
 }

@@ -1,4 +1,4 @@
-//! What the operator waits for before it begins, and says so.
+//! Waits until the operator can watch what it needs, and says what is missing.
 
 use super::error::plain;
 use crate::{
@@ -10,10 +10,10 @@ use kube::{Api, Client, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, time::Duration};
 
-/// How often it looks again.
+/// Pause between two attempts.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// Waits until all that is watched can be listed.
+/// Waits until the operator can list everything that it watches.
 pub async fn wait_for_crds(client: &Client, namespace: Option<&str>, health: &Health) {
     let mut said = String::new();
     loop {
@@ -34,7 +34,7 @@ pub async fn wait_for_crds(client: &Client, namespace: Option<&str>, health: &He
     }
 }
 
-/// Why a kind can't be listed; `None` if it can.
+/// Why the operator can't list a kind; `None` if it can.
 async fn missing<K>(client: &Client, namespace: Option<&str>, plural: &str) -> Option<String>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
@@ -50,7 +50,7 @@ where
             status.message
         ),
         error => format!(
-            "the Kubernetes API can't be used: {}; it is tried again by itself",
+            "the Kubernetes API can't be used: {}; the operator tries again by itself",
             plain(error)
         ),
     })

@@ -309,7 +309,7 @@ impl Bed {
                 .conditions
                 .into_iter()
                 .find(|condition| condition.type_ == type_)?;
-            (format!("{:?}", condition.status) == status).then_some((condition.reason, condition.message))
+            (condition.status == status).then_some((condition.reason, condition.message))
         })
         .await
     }
@@ -321,9 +321,7 @@ impl Bed {
             let state = group.status?;
             let mut conditions = state.conditions.into_iter();
             let found = conditions.find(|condition| condition.type_ == type_)?;
-            (state.observed_generation == group.metadata.generation
-                && format!("{:?}", found.status) == status
-                && found.reason == reason)
+            (state.observed_generation == group.metadata.generation && found.status == status && found.reason == reason)
                 .then_some(found.message)
         })
         .await

@@ -58,7 +58,7 @@ async fn of_many_groups_made_at_once_with_one_queue_exactly_one_gets_it() {
                 let conditions = bed.status(name).await.conditions;
                 let reason = |type_: &str| {
                     let found = conditions.iter().find(|condition| condition.type_ == type_);
-                    found.map(|condition| (format!("{:?}", condition.status), condition.reason.clone()))
+                    found.map(|condition| (condition.status.clone(), condition.reason.clone()))
                 };
                 match reason("Ready")?.1.as_str() {
                     "QueueConflict" => {}

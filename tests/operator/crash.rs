@@ -20,7 +20,7 @@ async fn groups_in_step(bed: &Bed) -> usize {
             let status = group.status.as_ref().unwrap();
             status.conditions.iter().any(|condition| {
                 condition.type_ == type_
-                    && format!("{:?}", condition.status) == "True"
+                    && condition.status == "True"
                     && condition.observed_generation == group.metadata.generation
             })
         };

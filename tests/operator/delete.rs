@@ -16,7 +16,7 @@ async fn with_tasks(policy: &str) -> Bed {
 }
 
 /// Does all tasks of the queue, as a worker would.
-async fn run_all(bed: &Bed) {
+pub async fn run_all(bed: &Bed) {
     use futures::StreamExt;
     let stream = bed.nats.jetstream().await.get_stream(bed.stream("acme")).await.unwrap();
     let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&bed.consumer()).await.unwrap();
@@ -163,7 +163,7 @@ async fn drain_waits_for_tasks_in_back_off_and_runs_them() {
         let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
         ready
             .message
-            .contains("0 tasks are to be run first, 0 of them run now, 1 are in back-off")
+            .contains("0 tasks are to be run first, 0 of them run now, 1 is in back-off")
             .then_some(())
     })
     .await;
@@ -189,7 +189,7 @@ async fn delete_if_empty_waits_for_tasks_in_back_off() {
     bed.delete("acme").await;
     let message = bed.until_reason("acme", "NotEmpty").await;
     assert!(
-        message.contains("the queue holds 0 tasks, 1 are in back-off"),
+        message.contains("the queue holds 0 tasks, 1 is in back-off"),
         "{message}"
     );
     bed.until("the task comes back", || async {
@@ -239,4 +239,15 @@ async fn a_retained_queue_gets_its_tasks_back_from_their_back_off() {
         (bed.nats.messages(&bed.stream("acme")).await == 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_queue_was_changed_to_that_of_another_takes_only_its_own_stream_with_it() {
+    let bed = with_tasks("Delete").await;
+    bed.made("other", json!({"concurrency": 1})).await;
+    bed.patch_spec("acme", json!({"queue": "other"})).await;
+    bed.until_reason("acme", "InvalidSpec").await;
+    bed.delete("acme").await;
+    bed.until_gone("acme").await;
+    assert_eq!(bed.group_streams().await, [bed.stream("other")]);
 }

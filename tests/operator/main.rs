@@ -12,7 +12,6 @@ mod support;
 
 mod bed;
 mod cancel;
-mod closing;
 mod conflicts;
 mod crash;
 mod create;
@@ -20,4 +19,7 @@ mod delete;
 mod drift;
 mod faults;
 mod relay;
+mod supervision;
+mod throttling;
+mod unreadable;
 mod update;

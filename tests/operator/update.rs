@@ -160,7 +160,7 @@ async fn suspend_holds_deliveries_back_and_resume_lets_them_go_on() {
     bed.made("acme", json!({"concurrency": 2})).await;
     bed.patch_spec("acme", json!({"suspend": true})).await;
     let (_, message) = bed.until_condition("acme", "Suspended", "True").await;
-    assert!(message.contains("nothing new starts"), "{message}");
+    assert!(message.contains("no task starts"), "{message}");
     assert_eq!(bed.nats.consumer(&bed.stream("acme")).await.unwrap()["paused"], true);
     bed.nats
         .publish(&bed.subject("acme", "1"), "the queue still accepts")

@@ -232,8 +232,29 @@ impl ApiServer {
 
     /// Installs our CRDs, or brings them up to date, and returns when the server serves them.
     pub async fn install_crds(&self) {
+        self.install(taskgroup::api::crds().into_iter().map(|(_, crd)| crd).collect())
+            .await;
+    }
+
+    /// Installs our CRDs with a schema that accepts anything.
+    pub async fn install_loose_crds(&self) {
+        let mut crds: Vec<_> = taskgroup::api::crds().into_iter().map(|(_, crd)| crd).collect();
+        for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+            // It would check the type of `spec.concurrency`.
+            if let Some(subresources) = &mut version.subresources {
+                subresources.scale = None;
+            }
+            version.schema = serde_json::from_value(json!({
+                "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            }))
+            .unwrap();
+        }
+        self.install(crds).await;
+    }
+
+    async fn install(&self, crds: Vec<CustomResourceDefinition>) {
         let api: Api<CustomResourceDefinition> = Api::all(self.client());
-        for (_, mut crd) in taskgroup::api::crds() {
+        for mut crd in crds {
             let name = crd.name_any();
             // A server that knows no CEL rules drops them here, and refuses them in a server-side apply.
             if let Some(installed) = api.get_opt(&name).await.unwrap() {

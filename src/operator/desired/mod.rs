@@ -1,4 +1,4 @@
-//! Pure, and can't fail: what a group's stream, consumer and Deployment should be.
+//! Pure, and can't fail: what a group's stream, consumer, Deployment, and finalizer should be.
 
 mod json;
 mod pod;
@@ -6,7 +6,13 @@ mod pod;
 mod tests;
 
 use self::json::merge;
-use super::validate::{ValidGroup, ValidHandler};
+use super::{
+    context::Settings,
+    lifecycle::{Intake, Lifecycle},
+    refusal::Refusal,
+    requeue::Requeue,
+    validate::{Checked, HandlerCheck, ValidGroup, ValidHandler},
+};
 use crate::{
     broker::{ConsumerConfig, Discard, Retention, StreamConfig},
     protocol::{
@@ -14,19 +20,149 @@ use crate::{
         settings::{Rate, WorkerSettings},
     },
 };
+use serde::Serialize;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, hash::Hasher};
+use std::{collections::BTreeMap, hash::Hasher, time::Duration};
+
+/// A deletion that waits for its queue looks at it this often.
+const DELETION_WAITS: Duration = Duration::from_secs(2);
+
+/// What a group should have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Our finalizer on the TaskGroup.
+    pub finalizer: Goal<()>,
+    /// The stream.
+    pub stream: Goal<DesiredStream>,
+    /// The consumer.
+    pub consumer: Goal<DesiredConsumer>,
+    /// The worker Deployment.
+    pub deployment: Goal<Value>,
+    /// Why the group as a whole is not ready, whatever its parts are.
+    pub refusal: Option<Refusal>,
+    /// When the group is reconciled again, if all goes well.
+    pub requeue: Requeue,
+}
+
+/// What one part of a group should be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Goal<T> {
+    /// The part should be like this.
+    Present(T),
+    /// The part should be there, but nobody can tell yet how it should be.
+    Undecided,
+    /// The part should not be there.
+    Absent,
+    /// The part stays as it is.
+    AsIs,
+}
+
+/// What a stream should be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum DesiredStream {
+    /// All of its fields that are ours.
+    Whole(StreamConfig),
+    /// Only what it listens to; an absent stream stays absent.
+    Intake {
+        /// Its subjects.
+        subjects: Vec<String>,
+    },
+}
+
+/// What a consumer should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredConsumer {
+    /// Its fields that are ours.
+    pub config: ConsumerConfig,
+    /// Whether it holds back its deliveries.
+    pub paused: bool,
+}
+
+/// Says what a group should have at this point of its life.
+pub fn desired(lifecycle: &Lifecycle, checked: &Checked, settings: &Settings) -> Desired {
+    match (lifecycle, &checked.group) {
+        (Lifecycle::Active, Some(group)) => pipeline(group, &checked.handler, Intake::Open, settings),
+        (Lifecycle::Waiting { intake, why }, Some(group)) => {
+            let pipeline = match &checked.problem {
+                None => pipeline(group, &checked.handler, *intake, settings),
+                Some(_) => Desired {
+                    stream: Goal::Present(DesiredStream::Intake {
+                        subjects: subjects(group, *intake),
+                    }),
+                    ..as_it_is(None, Requeue::Resync)
+                },
+            };
+            Desired {
+                refusal: Some(why.clone()),
+                requeue: Requeue::After(DELETION_WAITS),
+                ..pipeline
+            }
+        }
+        (Lifecycle::Leaving { stream }, _) => Desired {
+            finalizer: Goal::Absent,
+            stream: if *stream { Goal::Absent } else { Goal::AsIs },
+            consumer: Goal::AsIs,
+            deployment: Goal::Absent,
+            refusal: None,
+            requeue: Requeue::Rest,
+        },
+        (Lifecycle::Refused { why, requeue }, _) => as_it_is(Some(why.clone()), *requeue),
+        (Lifecycle::Blocked(why), _) => as_it_is(Some(why.clone()), Requeue::BackOff),
+        // Whatever is active or waits can be built.
+        (Lifecycle::Active | Lifecycle::Waiting { .. }, None) => as_it_is(None, Requeue::BackOff),
+    }
+}
+
+fn as_it_is(refusal: Option<Refusal>, requeue: Requeue) -> Desired {
+    Desired {
+        finalizer: Goal::AsIs,
+        stream: Goal::AsIs,
+        consumer: Goal::AsIs,
+        deployment: Goal::AsIs,
+        refusal,
+        requeue,
+    }
+}
+
+fn pipeline(group: &ValidGroup, handler: &HandlerCheck, intake: Intake, settings: &Settings) -> Desired {
+    Desired {
+        finalizer: Goal::Present(()),
+        stream: Goal::Present(DesiredStream::Whole(stream(
+            group,
+            &settings.instance,
+            intake == Intake::Draining,
+        ))),
+        consumer: Goal::Present(DesiredConsumer {
+            config: consumer(group, &settings.instance, &settings.callback_allow),
+            paused: group.suspend,
+        }),
+        deployment: match handler {
+            HandlerCheck::Usable(handler) => Goal::Present(deployment(group, handler, &settings.pods)),
+            HandlerCheck::Missing | HandlerCheck::Invalid(_) => Goal::Undecided,
+        },
+        refusal: None,
+        requeue: Requeue::Resync,
+    }
+}
+
+fn subjects(group: &ValidGroup, intake: Intake) -> Vec<String> {
+    match intake {
+        Intake::Open => group.queue.subjects(),
+        Intake::Draining => group.queue.draining_subjects(),
+    }
+}
 
 /// What all worker pods of this installation have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSettings {
     /// Image of the worker's and the installing container.
     pub image: String,
-    /// NATS as the pods reach it.
+    /// URLs of NATS for the pods.
     pub nats_url: String,
     /// Secret with the NATS credentials, in the group's namespace.
     pub nats_creds_secret: Option<String>,
-    /// How the workers log.
+    /// Log format of the workers.
     pub log_format: &'static str,
 }
 
@@ -37,8 +173,8 @@ pub fn replicas(group: &ValidGroup) -> i32 {
     i32::try_from((group.concurrency + per_pod - 1) / per_pod).unwrap_or(i32::MAX)
 }
 
-/// Most tasks of one pod. More than its even share: while a pod is away, the others reach the limit
-/// that the broker holds over all of them.
+/// Most tasks of one pod. This is more than the pod's even share, so that the other pods reach the group's limit while one
+/// is away. The broker holds that limit over all of them.
 pub fn max_inflight(group: &ValidGroup) -> i64 {
     group.max_inflight_per_pod.min(group.concurrency)
 }
@@ -54,7 +190,7 @@ pub fn rate(rate: &Rate) -> String {
     format!("{}/{per:#}{burst}", rate.tasks)
 }
 
-/// The mark on everything of a group in JetStream.
+/// The metadata that marks a stream or consumer as the group's.
 pub fn owner_metadata(group: &ValidGroup, instance: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         (keys::INSTANCE.into(), instance.into()),
@@ -70,11 +206,7 @@ pub fn stream(group: &ValidGroup, instance: &str, draining: bool) -> StreamConfi
     StreamConfig {
         name: group.queue.stream().as_str().into(),
         shared: None,
-        subjects: if draining {
-            group.queue.draining_subjects()
-        } else {
-            group.queue.subjects()
-        },
+        subjects: subjects(group, if draining { Intake::Draining } else { Intake::Open }),
         retention: Retention::WorkQueue,
         storage: storage.storage,
         discard: Discard::New,
@@ -103,12 +235,12 @@ fn settings(group: &ValidGroup, callback_allow: &[String]) -> WorkerSettings {
     }
 }
 
-/// Labels by which the worker pods of a group are found.
+/// Labels that select the worker pods of a group.
 pub fn selector(group: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(keys::GROUP.into(), group.into())])
 }
 
-/// The worker Deployment of a group, as it is applied.
+/// The worker Deployment of a group, for a server-side apply.
 pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings) -> Value {
     let mut labels = json!({
         "app.kubernetes.io/name": "taskgroup-worker",
@@ -133,7 +265,7 @@ pub fn deployment(group: &ValidGroup, handler: &ValidHandler, pods: &PodSettings
         },
         "spec": {
             "replicas": replicas(group),
-            // Thousands of groups: keep few old ReplicaSets of each.
+            // There may be thousands of groups, each with its old ReplicaSets.
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": selector(&group.name)},
             "template": pod::template(group, handler, pods, &labels),

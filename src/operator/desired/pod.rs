@@ -1,4 +1,4 @@
-//! The pods of a group: the handler's template, and what each way to run a task adds to it.
+//! The pods of a group: the handler's template, with the additions of each way to run a task.
 
 use super::{
     PodSettings,
@@ -14,10 +14,10 @@ use std::time::Duration;
 /// Name of the init container that brings the worker into the user's image, for `exec`.
 const INSTALL_CONTAINER: &str = "taskgroup-install";
 
-/// Where the worker is in our image (see the Dockerfile).
+/// Path of the worker in our image (see the Dockerfile).
 const IMAGE_PROGRAM: &str = "/worker";
 
-/// Where the worker is in the user's container, for `exec`.
+/// Path of the worker in the user's container, for `exec`.
 const PROGRAM_DIR: &str = "/taskgroup";
 
 /// Volume with the worker, and the volumes with the NATS credentials and the handler's CA.
@@ -25,7 +25,7 @@ const PROGRAM_VOLUME: &str = "taskgroup-program";
 const CREDENTIALS_VOLUME: &str = "taskgroup-nats";
 const CA_VOLUME: &str = "taskgroup-handler-ca";
 
-/// Where the NATS credentials and the handler's CA are mounted.
+/// Mount paths of the NATS credentials and the handler's CA.
 const CREDENTIALS_DIR: &str = "/etc/taskgroup/nats";
 const CREDENTIALS_FILE: &str = "/etc/taskgroup/nats/nats.creds";
 const CA_DIR: &str = "/etc/taskgroup/handler-ca";
@@ -166,8 +166,8 @@ fn install(pods: &PodSettings) -> Value {
 
 /// Makes the user's container the worker, which starts the user's program for each task: with `exec`.
 ///
-/// All its settings are arguments, and `--no-env` has it take none from the environment, so that the
-/// environment is the user's alone and reaches the program as it is.
+/// The worker gets all settings as arguments, and with `--no-env` takes none from the environment. The environment is the
+/// user's alone and reaches the program as it is.
 fn become_worker(code: &mut Map<String, Value>, command: &[String], group: &ValidGroup, pods: &PodSettings) {
     let command = json!(command).to_string();
     let mut args = vec![
@@ -265,7 +265,7 @@ fn credentials_mount() -> Value {
     json!({"name": CREDENTIALS_VOLUME, "mountPath": CREDENTIALS_DIR, "readOnly": true})
 }
 
-/// What containers of our own image may do: nothing.
+/// Containers of our own image may do nothing but run.
 fn restricted() -> Value {
     json!({
         "allowPrivilegeEscalation": false,

@@ -1,48 +1,49 @@
-//! Pure: desired × observed → the changes to make. Where something can't or must not be changed,
-//! a refusal that says what to do, and never a change that loses a task to get there.
+//! Pure: desired × observed → the changes to make. Where something can't or must not be changed, the plan holds a refusal
+//! that says what to do, and never a change that loses a task to get there.
 
-mod ending;
+mod deployment;
 #[cfg(test)]
 mod tests;
 
-pub use ending::{Delayed, Ending, ending, waits_for_nats};
-
 use super::{
-    observe::{BrokerView, DeploymentView},
+    deployments::ObservedDeployment,
+    desired::{Desired, DesiredConsumer, DesiredStream, Goal},
+    observe::{BrokerView, Observed},
+    refusal::Refusal,
+    requeue::Requeue,
+    subject::Subject,
     validate::ValidGroup,
 };
 use crate::{
+    api::Reason,
     broker::{
         BrokerError, ConsumerConfig, ConsumerInfo, Difference, Pause, StreamConfig, StreamInfo, differences, overlay,
     },
     protocol::keys,
 };
+pub use deployment::foreign_deployment;
 use serde_json::Value;
+use std::sync::Arc;
 
-/// What is to be done about one object.
+/// What is to be done about one part of a group.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step<Create, Update = Create> {
-    /// It is as it should be.
+pub enum Step<Create, Update = Create, Delete = ()> {
+    /// The part is as it should be.
     Keep,
-    /// Make it.
+    /// Create it.
     Create(Create),
     /// Change it.
     Update(Update),
-    /// It has to wait for what it builds on.
+    /// Delete it.
+    Delete(Delete),
+    /// Leave it as it is, and say nothing about it.
+    Leave,
+    /// It waits for the parts that it builds on.
     Wait,
-    /// It can't be made as it should be, until somebody changes something.
+    /// It can't be as it should be until somebody changes something.
     Refuse(Refusal),
-    /// Not known, as the broker does not answer.
+    /// Nobody knows, because the broker does not answer.
     Unknown(BrokerError),
-}
-
-/// Why something is left as it is: a reason for machines, and a message that says what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// One word in CamelCase.
-    pub reason: &'static str,
-    /// What is in the way, and the fix.
-    pub message: String,
 }
 
 /// A change of a stream or consumer.
@@ -54,43 +55,51 @@ pub struct Edit {
     pub differences: Vec<Difference>,
 }
 
-/// What is to be done about a group's consumer: its configuration, and whether it is paused.
+/// What is to be done about a group's consumer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsumerStep {
-    /// Its configuration.
+    /// About its configuration.
     pub config: Step<ConsumerConfig, Edit>,
-    /// `Some(true)`: pause it; `Some(false)`: let it go on.
+    /// `Some(true)`: hold back its deliveries; `Some(false)`: let them go on.
     pub pause: Option<bool>,
+}
+
+/// What is to be done about our finalizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinalizerStep {
+    /// Leave it as it is.
+    Keep,
+    /// Add it, before anything else.
+    Add,
+    /// Remove it, after everything else.
+    Remove,
 }
 
 /// All that is to be done for a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// About its stream.
+    /// About our finalizer.
+    pub finalizer: FinalizerStep,
+    /// About the stream.
     pub stream: Step<StreamConfig, Edit>,
-    /// About its consumer.
+    /// About the consumer.
     pub consumer: ConsumerStep,
-    /// About its worker Deployment.
-    pub deployment: Step<Value>,
-}
-
-/// What a group's objects should be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Desired {
-    /// Its stream.
-    pub stream: StreamConfig,
-    /// Its consumer.
-    pub consumer: ConsumerConfig,
-    /// Whether the consumer is paused.
-    pub paused: bool,
-    /// Its worker Deployment; `None` where no usable handler says what runs in it.
-    pub deployment: Option<Value>,
+    /// About the worker Deployment.
+    pub deployment: Step<Value, Value, Arc<ObservedDeployment>>,
+    /// Whether to purge what the shared streams keep of the queue.
+    pub purge: bool,
+    /// Whether the finalizer goes although NATS can't be cleaned up.
+    pub abandon: bool,
+    /// Why the group as a whole is not ready, whatever its parts are.
+    pub refusal: Option<Refusal>,
+    /// When the group is reconciled again, if all goes well.
+    pub requeue: Requeue,
 }
 
 /// Whose a stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// This TaskGroup's, or that of one with its name made earlier.
+    /// This TaskGroup's, or that of an earlier TaskGroup of its name.
     Ours,
     /// Nobody's that we know.
     Unmarked,
@@ -121,66 +130,62 @@ pub fn ownership(stream: &StreamInfo, group: &ValidGroup, instance: &str) -> Own
     }
 }
 
-/// Plans all that is to be done for a group that stays.
+/// Plans all that is to be done for a group.
 pub fn plan(
-    group: &ValidGroup,
-    desired: &Desired,
-    view: &BrokerView,
-    deployment: &DeploymentView,
+    subject: &Subject,
+    group: Option<&ValidGroup>,
+    desired: Desired,
+    observed: &Observed,
     instance: &str,
-    adopt: bool,
 ) -> Plan {
-    let (stream, consumer) = match view {
-        BrokerView::InStep => (
-            Step::Keep,
-            ConsumerStep {
-                config: Step::Keep,
-                pause: None,
-            },
-        ),
-        BrokerView::Failed(error) => (
-            Step::Unknown(error.clone()),
-            ConsumerStep {
-                config: Step::Unknown(error.clone()),
-                pause: None,
-            },
-        ),
-        BrokerView::Seen { stream, consumer } => {
-            let stream = plan_stream(group, &desired.stream, stream.as_ref(), instance, adopt);
-            let consumer = if matches!(stream, Step::Refuse(_)) {
-                ConsumerStep {
-                    config: Step::Wait,
-                    pause: None,
-                }
-            } else {
-                plan_consumer(desired, consumer.as_ref())
-            };
-            (stream, consumer)
+    let stream = match (desired.stream, group) {
+        (Goal::Present(desired), Some(group)) => {
+            plan_stream(&desired, &observed.broker, group, instance, subject.adopts())
         }
+        (Goal::Absent, _) => Step::Delete(()),
+        (Goal::AsIs | Goal::Undecided | Goal::Present(_), _) => Step::Leave,
     };
-    let deployment = plan_deployment(desired.deployment.as_ref(), deployment, &stream);
     Plan {
+        finalizer: match (desired.finalizer, subject.has_finalizer()) {
+            (Goal::Present(()), false) => FinalizerStep::Add,
+            (Goal::Absent, true) => FinalizerStep::Remove,
+            _ => FinalizerStep::Keep,
+        },
+        consumer: plan_consumer(desired.consumer, &observed.broker, &stream),
+        deployment: deployment::plan(desired.deployment, observed.deployment.as_ref(), subject.uid(), &stream),
+        purge: stream == Step::Delete(()),
         stream,
-        consumer,
-        deployment,
+        abandon: subject.is_abandoned(),
+        refusal: desired.refusal,
+        requeue: desired.requeue,
     }
 }
 
 fn plan_stream(
+    desired: &DesiredStream,
+    broker: &BrokerView,
     group: &ValidGroup,
-    desired: &StreamConfig,
-    observed: Option<&StreamInfo>,
     instance: &str,
     adopt: bool,
 ) -> Step<StreamConfig, Edit> {
+    let observed = match broker {
+        BrokerView::InStep { .. } => return Step::Keep,
+        BrokerView::NotAsked => return Step::Leave,
+        BrokerView::Failed(error) => return Step::Unknown(error.clone()),
+        BrokerView::Seen { stream, .. } => stream.as_ref(),
+    };
+    let name = group.queue.stream();
     let Some(observed) = observed else {
-        return Step::Create(desired.clone());
+        return match desired {
+            DesiredStream::Whole(config) => Step::Create(config.clone()),
+            DesiredStream::Intake { .. } => Step::Leave,
+        };
     };
     match ownership(observed, group, instance) {
         Ownership::Ours => {}
         _ if adopt => {}
-        Ownership::Unmarked => return not_owned(&desired.name, "is not marked as a TaskGroup's", desired),
-        Ownership::Foreign(owner) => return not_owned(&desired.name, &format!("belongs to {owner}"), desired),
+        Ownership::Unmarked => return not_owned(group, "is not marked as a TaskGroup's"),
+        Ownership::Foreign(owner) => return not_owned(group, &format!("belongs to {owner}")),
     }
     let differences = differences(desired, &observed.config);
     if differences.is_empty() {
@@ -192,14 +197,13 @@ fn plan_stream(
             "retention" => "move its messages to another stream and delete it, or use another queue",
             _ => continue,
         };
-        return Step::Refuse(Refusal {
-            reason: "Immutable",
-            message: format!(
-                "stream {} has {difference}, which JetStream can't change, and TaskGroup deletes no stream to get \
-                 there: {fix}",
-                desired.name
+        return Step::Refuse(Refusal::stalled(
+            Reason::Immutable,
+            format!(
+                "stream {name} has {difference}, which JetStream can't change, and TaskGroup deletes no stream to get \
+                 there: {fix}"
             ),
-        });
+        ));
     }
     Step::Update(Edit {
         config: overlay(desired, &observed.config),
@@ -207,68 +211,59 @@ fn plan_stream(
     })
 }
 
-fn not_owned(stream: &str, whose: &str, desired: &StreamConfig) -> Step<StreamConfig, Edit> {
-    Step::Refuse(Refusal {
-        reason: "NotOwned",
-        message: format!(
-            "stream {stream} exists and {whose}: use another spec.queue, delete the stream, or take it over with the \
+fn not_owned(group: &ValidGroup, whose: &str) -> Step<StreamConfig, Edit> {
+    Step::Refuse(Refusal::stalled(
+        Reason::NotOwned,
+        format!(
+            "stream {} exists and {whose}: use another spec.queue, delete the stream, or take it over with the \
              annotation {}: \"true\" (it then listens to {})",
+            group.queue.stream(),
             keys::ADOPT,
-            desired.subjects.join(", ")
+            group.queue.subjects().join(", ")
         ),
-    })
+    ))
 }
 
-fn plan_consumer(desired: &Desired, observed: Option<&ConsumerInfo>) -> ConsumerStep {
+fn plan_consumer(
+    desired: Goal<DesiredConsumer>,
+    broker: &BrokerView,
+    stream: &Step<StreamConfig, Edit>,
+) -> ConsumerStep {
+    let step = |config| ConsumerStep { config, pause: None };
+    let Goal::Present(desired) = desired else {
+        return step(Step::Leave);
+    };
+    match broker {
+        BrokerView::InStep { .. } => step(Step::Keep),
+        BrokerView::NotAsked => step(Step::Leave),
+        BrokerView::Failed(error) => step(Step::Unknown(error.clone())),
+        BrokerView::Seen { .. } if matches!(stream, Step::Refuse(_)) => step(Step::Wait),
+        BrokerView::Seen { consumer, .. } => compare_consumer(desired, consumer.as_ref()),
+    }
+}
+
+fn compare_consumer(desired: DesiredConsumer, observed: Option<&ConsumerInfo>) -> ConsumerStep {
+    let DesiredConsumer { config, paused } = desired;
     let Some(observed) = observed else {
-        let consumer = desired.consumer.clone();
         return ConsumerStep {
-            config: Step::Create(if desired.paused { consumer.paused() } else { consumer }),
+            config: Step::Create(if paused { config.paused() } else { config }),
             pause: None,
         };
     };
-    // A closing is the workers' and ends by itself; a suspension overrides it, and its end lifts both.
-    let pause = match (desired.paused, observed.pause()) {
+    // A pause with an end is the workers', and ends by itself. A suspension overrides it, and its end lifts both.
+    let pause = match (paused, observed.pause()) {
         (true, Pause::No | Pause::Until(_)) => Some(true),
         (false, Pause::ForEver) => Some(false),
         (true, Pause::ForEver) | (false, Pause::No | Pause::Until(_)) => None,
     };
-    let differences = differences(&desired.consumer, &observed.config);
+    let differences = differences(&config, &observed.config);
     let config = if differences.is_empty() {
         Step::Keep
     } else {
         Step::Update(Edit {
-            config: overlay(&desired.consumer, &observed.config),
+            config: overlay(&config, &observed.config),
             differences,
         })
     };
     ConsumerStep { config, pause }
-}
-
-fn plan_deployment<S, U>(desired: Option<&Value>, observed: &DeploymentView, stream: &Step<S, U>) -> Step<Value> {
-    // No worker may run on a stream that is not ours; what runs on ours goes on without the broker.
-    let blocked = match stream {
-        Step::Refuse(_) => true,
-        Step::Unknown(_) => *observed == DeploymentView::Absent,
-        _ => false,
-    };
-    match (desired, observed) {
-        (_, DeploymentView::Foreign(name)) => Step::Refuse(foreign_deployment(name)),
-        (None, _) => Step::Wait,
-        _ if blocked => Step::Wait,
-        (Some(_), DeploymentView::InStep) => Step::Keep,
-        (Some(desired), DeploymentView::Absent) => Step::Create(desired.clone()),
-        (Some(desired), DeploymentView::Differs) => Step::Update(desired.clone()),
-    }
-}
-
-/// That somebody else's Deployment has the name of ours.
-pub fn foreign_deployment(name: &str) -> Refusal {
-    Refusal {
-        reason: "NotOwned",
-        message: format!(
-            "Deployment {name} exists and is not this TaskGroup's: delete it or give it another name, or give the \
-             TaskGroup another name"
-        ),
-    }
 }

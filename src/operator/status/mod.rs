@@ -1,147 +1,138 @@
 //! Pure: what was found and done → the status of a TaskGroup.
 
+mod conditions;
 #[cfg(test)]
 mod tests;
 
+pub use conditions::find;
+
+use self::conditions::{Verdict, conditions};
 use super::{
-    apply::{Applied, Outcome},
+    apply::{Outcome, PartOutcome},
     backlog::Numbers,
+    deployments::ObservedDeployment,
     desired,
     error::broker_reason,
-    plan::Refusal,
-    validate::{Invalid, ValidGroup},
+    validate::{HandlerCheck, ValidGroup},
 };
-use crate::api::{Condition, ConditionStatus, ConditionType, TaskGroupStatus};
-use crate::protocol::Kind;
+use crate::{
+    api::{ConditionStatus, ConditionType, Reason, TaskGroupStatus},
+    protocol::Kind,
+};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
-
-/// What is to be said about one part of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    status: ConditionStatus,
-    reason: String,
-    message: String,
-    /// Only somebody's change helps.
-    stalled: bool,
-}
-
-impl Verdict {
-    fn good(reason: &str, message: impl Into<String>) -> Self {
-        Self::new(ConditionStatus::True, reason, message)
-    }
-
-    /// Not so yet; it passes by itself.
-    pub fn waits(reason: &str, message: impl Into<String>) -> Self {
-        Self::new(ConditionStatus::False, reason, message)
-    }
-
-    /// Not so, until somebody changes something.
-    pub fn stalled(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            stalled: true,
-            ..Self::waits(reason, message)
-        }
-    }
-
-    fn unknown(reason: &str, message: impl Into<String>) -> Self {
-        Self::new(ConditionStatus::Unknown, reason, message)
-    }
-
-    fn new(status: ConditionStatus, reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            reason: reason.to_owned(),
-            message: message.into(),
-            stalled: false,
-        }
-    }
-}
-
-/// What was found about a group's handler.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HandlerFound {
-    /// It can be used.
-    Yes,
-    /// There is none of that name.
-    No,
-    /// It is there, but can't be used, or not by this group.
-    Invalid(Invalid),
-}
+use std::sync::Arc;
 
 /// Everything that a group's status is made of.
 pub struct Findings<'a> {
-    /// The group.
-    pub group: &'a ValidGroup,
-    /// Its generation.
+    /// Generation of the TaskGroup.
     pub generation: Option<i64>,
     /// Its status until now.
     pub before: &'a TaskGroupStatus,
-    /// What was found about its handler.
-    pub handler: HandlerFound,
     /// What was done.
     pub outcome: &'a Outcome,
-    /// Its Deployment as it is now.
-    pub deployment: Option<&'a Deployment>,
-    /// Its backlog, where there is news of it.
-    pub numbers: Option<Numbers>,
-    /// Until when its workers closed it, if they did.
-    pub closed_until: Option<Timestamp>,
-    /// What its deletion waits for.
-    pub ending: Option<Refusal>,
+    /// Its pipeline, if that is kept as desired.
+    pub pipeline: Option<Pipeline<'a>>,
 }
 
-/// The status of a group that can be built.
+/// A group's pipeline.
+pub struct Pipeline<'a> {
+    /// The group.
+    pub group: &'a ValidGroup,
+    /// Its handler.
+    pub handler: &'a HandlerCheck,
+    /// Its Deployment as it is now.
+    pub deployment: Option<Arc<ObservedDeployment>>,
+    /// Its backlog, where there is news of it.
+    pub numbers: Option<Numbers>,
+    /// The end of the pause that a worker asked for, if it did.
+    pub throttled_until: Option<Timestamp>,
+}
+
+/// The status of a group. Whatever is not known now stays as it was.
 pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
-    let Findings { group, before, .. } = findings;
-    let handler = handler_verdict(&group.handler, &findings.handler);
-    let stream = broker_verdict(&findings.outcome.stream, "stream", group.queue.stream().as_str());
-    let consumer = broker_verdict(&findings.outcome.consumer, "consumer", &group.queue.consumer());
-    let workers = workers_verdict(findings);
-    let ready = readiness(
-        group,
-        findings.ending.as_ref(),
-        findings.closed_until,
-        &[&handler, &stream, &consumer, &workers],
-    );
-    let suspended = if group.suspend {
-        Verdict::good(
-            "Suspended",
-            "spec.suspend is true: nothing new starts, and the queue still accepts tasks",
-        )
-    } else {
-        Verdict::waits("NotSuspended", "spec.suspend is false")
+    let Findings {
+        generation,
+        before,
+        outcome,
+        pipeline,
+    } = findings;
+    let refusal = outcome.refusal.as_ref().map(Verdict::from);
+    let Some(pipeline) = pipeline else {
+        return TaskGroupStatus {
+            observed_generation: *generation,
+            conditions: match &refusal {
+                Some(refusal) => conditions(before, *generation, now, refusal, &[]),
+                None => before.conditions.clone(),
+            },
+            ..TaskGroupStatus::clone(before)
+        };
     };
-    let consumer_in_step = consumer.status == ConditionStatus::True;
-    let numbers = findings.numbers;
+    let parts = Parts::new(pipeline, outcome);
+    let ready = refusal.unwrap_or_else(|| readiness(pipeline, &parts));
+    of_pipeline(findings, pipeline, &parts, &ready, now)
+}
+
+/// What is said about each part of a pipeline.
+struct Parts {
+    handler: Verdict,
+    stream: Verdict,
+    consumer: Verdict,
+    workers: Verdict,
+}
+
+impl Parts {
+    fn new(pipeline: &Pipeline, outcome: &Outcome) -> Self {
+        let queue = &pipeline.group.queue;
+        Self {
+            handler: handler_verdict(&pipeline.group.handler, pipeline.handler),
+            stream: broker_verdict(&outcome.stream, "stream", queue.stream().as_str()),
+            consumer: broker_verdict(&outcome.consumer, "consumer", &queue.consumer()),
+            workers: workers_verdict(pipeline, outcome),
+        }
+    }
+
+    /// In the order in which they are to blame.
+    fn all(&self) -> [&Verdict; 4] {
+        [&self.handler, &self.stream, &self.consumer, &self.workers]
+    }
+}
+
+fn of_pipeline(
+    findings: &Findings,
+    pipeline: &Pipeline,
+    parts: &Parts,
+    ready: &Verdict,
+    now: Timestamp,
+) -> TaskGroupStatus {
+    let Findings { before, outcome, .. } = findings;
+    let (group, numbers) = (pipeline.group, pipeline.numbers);
+    let consumer_in_step = parts.consumer.status == ConditionStatus::True;
     let concurrency = if consumer_in_step {
         Some(group.concurrency)
     } else {
         before.concurrency
     };
     let in_flight = numbers.map(|numbers| numbers.in_flight).or(before.in_flight);
-    let closed = closed_verdict(findings.closed_until);
-    let over_limit = over_limit_verdict(in_flight, concurrency);
     TaskGroupStatus {
         observed_generation: findings.generation,
         conditions: conditions(
             before,
             findings.generation,
             now,
-            &ready,
+            ready,
             &[
-                (ConditionType::HandlerFound, &handler),
-                (ConditionType::StreamReady, &stream),
-                (ConditionType::ConsumerReady, &consumer),
-                (ConditionType::WorkersReady, &workers),
-                (ConditionType::Suspended, &suspended),
-                (ConditionType::Closed, &closed),
-                (ConditionType::OverLimit, &over_limit),
+                (ConditionType::HandlerFound, &parts.handler),
+                (ConditionType::StreamReady, &parts.stream),
+                (ConditionType::ConsumerReady, &parts.consumer),
+                (ConditionType::WorkersReady, &parts.workers),
+                (ConditionType::Suspended, &suspended_verdict(group.suspend)),
+                (ConditionType::Throttled, &throttled_verdict(pipeline.throttled_until)),
+                (ConditionType::OverLimit, &over_limit_verdict(in_flight, concurrency)),
             ],
         ),
         queue: Some(group.queue.name.clone()),
         // Once made, it is the group's, whatever happens to it.
-        stream: if findings.outcome.stream.is_done() {
+        stream: if outcome.stream.is_done() {
             Some(group.queue.stream().as_str().to_owned())
         } else {
             before.stream.clone()
@@ -150,7 +141,7 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
         replicas: Some(desired::replicas(group)),
         workers: Some(format!(
             "{}/{}",
-            ready_pods(findings.deployment),
+            ready_pods(pipeline.deployment.as_deref()),
             desired::replicas(group)
         )),
         selector: Some(
@@ -177,117 +168,110 @@ pub fn status(findings: &Findings, now: Timestamp) -> TaskGroupStatus {
     }
 }
 
-/// The status of a group that can't be built: what it has stays as it is.
-pub fn refused(before: &TaskGroupStatus, generation: Option<i64>, why: &Verdict, now: Timestamp) -> TaskGroupStatus {
-    TaskGroupStatus {
-        observed_generation: generation,
-        conditions: conditions(before, generation, now, why, &[]),
-        ..before.clone()
-    }
-}
-
-fn handler_verdict(name: &str, handler: &HandlerFound) -> Verdict {
+fn handler_verdict(name: &str, handler: &HandlerCheck) -> Verdict {
     match handler {
-        HandlerFound::Yes => Verdict::good("Found", format!("TaskHandler {name} runs the tasks")),
-        HandlerFound::No => Verdict::waits(
-            "HandlerNotFound",
+        HandlerCheck::Usable(_) => Verdict::good(Reason::Found, format!("TaskHandler {name} runs the tasks")),
+        HandlerCheck::Missing => Verdict::waits(
+            Reason::HandlerNotFound,
             format!(
                 "there is no TaskHandler {name} in this namespace: make one, or name another in spec.handlerRef.name; \
                  until then the queue accepts tasks and nothing runs them"
             ),
         ),
-        HandlerFound::Invalid(invalid) => {
-            Verdict::stalled("InvalidHandler", format!("TaskHandler {name} can't be used: {invalid}"))
+        HandlerCheck::Invalid(invalid) => Verdict::stalled(
+            Reason::InvalidHandler,
+            format!("TaskHandler {name} can't be used: {invalid}"),
+        ),
+    }
+}
+
+fn broker_verdict(outcome: &PartOutcome, kind: &str, name: &str) -> Verdict {
+    match outcome {
+        PartOutcome::Unchanged | PartOutcome::Changed(_) => {
+            Verdict::good(Reason::InStep, format!("{kind} {name} is as desired"))
         }
+        // A pipeline that is kept leaves no part alone.
+        PartOutcome::Waits | PartOutcome::Left => Verdict::waits(Reason::WaitingForStream, "waits for the stream"),
+        PartOutcome::Refused(refusal) => Verdict::from(refusal),
+        PartOutcome::Unknown(error) => Verdict::unknown(broker_reason(error), error.to_string()),
+        PartOutcome::Failed(error) => Verdict::from(error),
     }
 }
 
-fn broker_verdict(applied: &Applied, kind: &str, name: &str) -> Verdict {
-    match applied {
-        Applied::Unchanged | Applied::Changed(_) => Verdict::good("InStep", format!("{kind} {name} is as desired")),
-        Applied::Waits => Verdict::waits("WaitingForStream", "waits for the stream"),
-        Applied::Refused(refusal) => Verdict::stalled(refusal.reason, &refusal.message),
-        Applied::Unknown(error) => Verdict::unknown(broker_reason(error), error.to_string()),
-        Applied::Failed(error) if error.is_stalled() => Verdict::stalled(error.reason(), error.advice()),
-        Applied::Failed(error) => Verdict::waits(error.reason(), error.advice()),
-    }
-}
-
-fn workers_verdict(findings: &Findings) -> Verdict {
-    match &findings.outcome.deployment {
-        Applied::Refused(refusal) => Verdict::stalled(refusal.reason, &refusal.message),
-        Applied::Failed(error) if error.is_stalled() => Verdict::stalled(error.reason(), error.advice()),
-        Applied::Failed(error) => Verdict::waits(error.reason(), error.advice()),
-        Applied::Waits if findings.deployment.is_none() => {
-            if findings.handler == HandlerFound::Yes {
-                Verdict::waits("WaitingForStream", "no worker starts before the stream is there")
-            } else {
-                Verdict::waits(
-                    "WaitingForHandler",
-                    "no worker starts before the TaskHandler can be used",
-                )
+fn workers_verdict(pipeline: &Pipeline, outcome: &Outcome) -> Verdict {
+    match &outcome.deployment {
+        PartOutcome::Refused(refusal) => Verdict::from(refusal),
+        PartOutcome::Failed(error) => Verdict::from(error),
+        PartOutcome::Waits if pipeline.deployment.is_none() => match pipeline.handler {
+            HandlerCheck::Usable(_) => {
+                Verdict::waits(Reason::WaitingForStream, "no worker starts before the stream is there")
             }
-        }
-        Applied::Unchanged | Applied::Changed(_) | Applied::Waits | Applied::Unknown(_) => {
-            rollout_verdict(&findings.group.name, findings.deployment)
-        }
+            HandlerCheck::Missing | HandlerCheck::Invalid(_) => Verdict::waits(
+                Reason::WaitingForHandler,
+                "no worker starts before the TaskHandler can be used",
+            ),
+        },
+        PartOutcome::Unchanged
+        | PartOutcome::Changed(_)
+        | PartOutcome::Waits
+        | PartOutcome::Left
+        | PartOutcome::Unknown(_) => rollout_verdict(&pipeline.group.name, pipeline.deployment.as_deref()),
     }
 }
 
 /// How far the pods are, as `kubectl rollout status` judges it.
-fn rollout_verdict(group: &str, deployment: Option<&Deployment>) -> Verdict {
+fn rollout_verdict(group: &str, deployment: Option<&ObservedDeployment>) -> Verdict {
+    let rolling_out = |message: String| Verdict::waits(Reason::RollingOut, message);
     let look = format!("look with kubectl describe pods -l taskgroup.io/group={group}");
     let Some(deployment) = deployment else {
-        return Verdict::waits("RollingOut", "the worker Deployment is being made");
+        return rolling_out("the worker Deployment is being made".to_owned());
     };
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let Some(status) = &deployment.status else {
-        return Verdict::waits("RollingOut", format!("0 of {wanted} workers are ready; {look}"));
+    let wanted = deployment.wanted;
+    let Some(rollout) = &deployment.rollout else {
+        return rolling_out(format!("0 of {wanted} workers are ready; {look}"));
     };
-    let failed = |type_: &str, value: &str| {
-        let conditions = status.conditions.as_deref().unwrap_or_default();
-        conditions
-            .iter()
-            .find(|condition| condition.type_ == type_ && condition.status == value)
-    };
-    if status.observed_generation < deployment.metadata.generation {
-        return Verdict::waits("RollingOut", "the change has not reached the pods yet");
+    let (updated, ready, all) = (rollout.updated, rollout.ready, rollout.replicas);
+    if !rollout.is_current {
+        return rolling_out("the change has not reached the pods yet".to_owned());
     }
-    if let Some(condition) = failed("ReplicaFailure", "True") {
-        let message = condition.message.clone().unwrap_or_default();
-        return Verdict::waits("ReplicaFailure", format!("pods can't be made: {message}"));
+    if let Some(message) = &rollout.failure {
+        return Verdict::waits(Reason::ReplicaFailure, format!("pods can't be made: {message}"));
     }
-    if let Some(condition) = failed("Progressing", "False") {
-        let message = condition.message.clone().unwrap_or_default();
-        return Verdict::waits("RolloutStuck", format!("{message} {look}"));
+    if let Some(message) = &rollout.stuck {
+        return Verdict::waits(Reason::RolloutStuck, format!("{message} {look}"));
     }
-    let (updated, ready, all) = (
-        status.updated_replicas.unwrap_or(0),
-        status.ready_replicas.unwrap_or(0),
-        status.replicas.unwrap_or(0),
-    );
     if updated < wanted || ready < wanted {
-        return Verdict::waits(
-            "RollingOut",
-            format!("{ready} of {wanted} workers are ready, {updated} are new; {look}"),
-        );
+        return rolling_out(format!(
+            "{ready} of {wanted} workers are ready, {updated} are new; {look}"
+        ));
     }
     if all > wanted {
-        return Verdict::waits("RollingOut", format!("{} old workers finish their tasks", all - wanted));
+        return rolling_out(format!("{} old workers finish their tasks", all - wanted));
     }
-    Verdict::good("WorkersReady", format!("{ready} of {wanted} workers are ready"))
+    Verdict::good(Reason::WorkersReady, format!("{ready} of {wanted} workers are ready"))
 }
 
-fn closed_verdict(until: Option<Timestamp>) -> Verdict {
+fn suspended_verdict(suspend: bool) -> Verdict {
+    if suspend {
+        Verdict::good(
+            Reason::Suspended,
+            "spec.suspend is true: no task starts, and the queue still accepts tasks",
+        )
+    } else {
+        Verdict::waits(Reason::NotSuspended, "spec.suspend is false")
+    }
+}
+
+fn throttled_verdict(until: Option<Timestamp>) -> Verdict {
     match until {
-        Some(until) => Verdict::good("RetryAfter", closed_message(until)),
-        None => Verdict::waits("Open", "the handler asks for no pause"),
+        Some(until) => Verdict::good(Reason::RetryAfter, throttled_message(until)),
+        None => Verdict::waits(Reason::NotThrottled, "the handler asks for no pause"),
     }
 }
 
-fn closed_message(until: Timestamp) -> String {
+fn throttled_message(until: Timestamp) -> String {
     format!(
-        "the handler answered 429 or 503 with Retry-After: deliveries go on at {until}; to reopen it earlier, set \
+        "the handler answered 429 or 503 with Retry-After: deliveries go on at {until}; to let them go on earlier, set \
          spec.suspend to true and back"
     )
 }
@@ -295,47 +279,40 @@ fn closed_message(until: Timestamp) -> String {
 fn over_limit_verdict(in_flight: Option<i64>, concurrency: Option<i64>) -> Verdict {
     match (in_flight, concurrency) {
         (Some(running), Some(limit)) if running > limit => Verdict::good(
-            "LimitLowered",
+            Reason::LimitLowered,
             format!(
-                "{running} tasks run, as the limit was lowered to {limit}: they finish, and nothing new starts until \
+                "{running} tasks run, because the limit was lowered to {limit}: they finish, and no new task starts until \
                  fewer than {limit} run"
             ),
         ),
-        _ => Verdict::waits("WithinLimit", "no more tasks run than the limit"),
+        _ => Verdict::waits(Reason::WithinLimit, "no more tasks run than the limit allows"),
     }
 }
 
-fn ready_pods(deployment: Option<&Deployment>) -> i32 {
-    deployment
-        .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
-        .unwrap_or(0)
+fn ready_pods(deployment: Option<&ObservedDeployment>) -> i32 {
+    let rollout = deployment.and_then(|deployment| deployment.rollout.as_ref());
+    rollout.map_or(0, |rollout| rollout.ready)
 }
 
-/// `Ready` of the whole: the first part that is not says why; the lasting ones first.
-fn readiness(
-    group: &ValidGroup,
-    ending: Option<&Refusal>,
-    closed_until: Option<Timestamp>,
-    parts: &[&Verdict],
-) -> Verdict {
-    if let Some(ending) = ending {
-        return Verdict::waits(ending.reason, &ending.message);
-    }
+/// `Ready` of the whole: the first part that is not ready says why, and the lasting obstacles come first.
+fn readiness(pipeline: &Pipeline, parts: &Parts) -> Verdict {
+    let all = parts.all();
     let bad = |verdict: &&&Verdict| verdict.status != ConditionStatus::True;
-    let worst = parts
+    let worst = all
         .iter()
         .filter(bad)
         .find(|verdict| verdict.stalled)
-        .or_else(|| parts.iter().find(bad));
-    match worst {
-        Some(worst) => Verdict {
+        .or_else(|| all.iter().find(bad));
+    let group = pipeline.group;
+    match (worst, pipeline.throttled_until) {
+        (Some(worst), _) => Verdict {
             status: ConditionStatus::False,
-            ..(*worst).clone()
+            ..Verdict::clone(worst)
         },
-        None if group.suspend => Verdict::good("Suspended", "the pipeline is ready, and suspended"),
-        None if closed_until.is_some() => Verdict::good("Closed", closed_until.map(closed_message).unwrap_or_default()),
-        None => Verdict::good(
-            "Ready",
+        (None, _) if group.suspend => Verdict::good(Reason::Suspended, "the pipeline is ready, and suspended"),
+        (None, Some(until)) => Verdict::good(Reason::Throttled, throttled_message(until)),
+        (None, None) => Verdict::good(
+            Reason::Ready,
             format!(
                 "the pipeline runs up to {} tasks at once from {}",
                 group.concurrency,
@@ -343,80 +320,4 @@ fn readiness(
             ),
         ),
     }
-}
-
-fn conditions(
-    before: &TaskGroupStatus,
-    generation: Option<i64>,
-    now: Timestamp,
-    ready: &Verdict,
-    parts: &[(ConditionType, &Verdict)],
-) -> Vec<Condition> {
-    let is_ready = ready.status == ConditionStatus::True;
-    let flag = |set: bool, otherwise: &str| {
-        if set {
-            Verdict::good(&ready.reason, &ready.message)
-        } else {
-            Verdict::waits(&ready.reason, otherwise)
-        }
-    };
-    let stalled = flag(!is_ready && ready.stalled, "nothing waits for a change by somebody");
-    let reconciling = flag(!is_ready && !ready.stalled, "the operator has nothing to do");
-    let mut all = vec![
-        (ConditionType::Ready, ready),
-        (ConditionType::Reconciling, &reconciling),
-        (ConditionType::Stalled, &stalled),
-    ];
-    all.extend_from_slice(parts);
-    let mut conditions: Vec<_> = all
-        .into_iter()
-        .map(|(type_, verdict)| condition(before, type_, verdict, generation, now))
-        .collect();
-    // What we say nothing about now stays as it was.
-    conditions.extend(
-        before
-            .conditions
-            .iter()
-            .filter(|old| conditions.iter().all(|new| new.type_ != old.type_))
-            .cloned()
-            .collect::<Vec<_>>(),
-    );
-    conditions
-}
-
-fn condition(
-    before: &TaskGroupStatus,
-    type_: ConditionType,
-    verdict: &Verdict,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Condition {
-    /// The bound of the CRD.
-    const MAX_MESSAGE: usize = 4096;
-    let type_ = type_.to_string();
-    let unchanged = before
-        .conditions
-        .iter()
-        .find(|old| old.type_ == type_ && old.status == verdict.status);
-    let mut message = verdict.message.clone();
-    while message.chars().count() > MAX_MESSAGE {
-        message = message.chars().take(MAX_MESSAGE - 1).chain(['…']).collect();
-    }
-    Condition {
-        type_,
-        status: verdict.status,
-        observed_generation: generation,
-        last_transition_time: unchanged.map_or_else(
-            || format!("{now:.0}"),
-            |condition| condition.last_transition_time.clone(),
-        ),
-        reason: verdict.reason.clone(),
-        message,
-    }
-}
-
-/// A condition of a status by its type.
-pub fn find(status: &TaskGroupStatus, type_: ConditionType) -> Option<&Condition> {
-    let type_ = type_.to_string();
-    status.conditions.iter().find(|condition| condition.type_ == type_)
 }

@@ -1,19 +1,19 @@
 //! What a user reads of a group.
 
-use super::{Findings, HandlerFound, Verdict, find, refused, status};
+use super::{Findings, Pipeline, find, status};
 use crate::{
-    api::{ConditionStatus, ConditionType, TaskGroup, TaskGroupSpec, TaskGroupStatus},
+    api::{ConditionStatus, ConditionType, PodTemplate, Reason, TaskGroup, TaskGroupSpec, TaskGroupStatus},
     broker::BrokerError,
     operator::{
-        apply::{Applied, Outcome},
+        apply::{Outcome, PartOutcome},
         backlog::Numbers,
-        plan::Refusal,
-        validate::{self, ValidGroup},
+        deployments::{ObservedDeployment, Rollout},
+        refusal::Refusal,
+        validate::{self, HandlerCheck, Run, ValidGroup, ValidHandler},
     },
 };
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
-use serde_json::json;
+use std::sync::Arc;
 
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 const LATER: Timestamp = Timestamp::constant(1_800_000_060, 0);
@@ -26,40 +26,81 @@ fn group() -> ValidGroup {
 
 fn done() -> Outcome {
     Outcome {
-        stream: Applied::Unchanged,
-        consumer: Applied::Unchanged,
-        deployment: Applied::Unchanged,
-        stream_info: None,
+        stream: PartOutcome::Unchanged,
+        consumer: PartOutcome::Unchanged,
+        deployment: PartOutcome::Unchanged,
+        ..Outcome::nothing(None)
     }
 }
 
-fn deployment(ready: i32) -> Deployment {
-    serde_json::from_value(json!({
-        "metadata": {"generation": 1},
-        "spec": {"replicas": 1, "selector": {}, "template": {}},
-        "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": ready},
+fn usable() -> HandlerCheck {
+    HandlerCheck::Usable(Box::new(ValidHandler {
+        name: "default".into(),
+        run: Run::Native,
+        template: PodTemplate::default(),
     }))
-    .unwrap()
 }
 
-fn judged(handler: HandlerFound, outcome: &Outcome, ready: i32, ending: Option<Refusal>) -> TaskGroupStatus {
-    let findings = Findings {
-        group: &group(),
-        generation: Some(3),
-        before: &TaskGroupStatus::default(),
-        handler,
-        outcome,
-        deployment: Some(&deployment(ready)),
-        numbers: None,
-        closed_until: None,
-        ending,
-    };
-    status(&findings, NOW)
+fn deployment(ready: i32) -> Arc<ObservedDeployment> {
+    Arc::new(ObservedDeployment {
+        wanted: 1,
+        rollout: Some(Rollout {
+            is_current: true,
+            replicas: 1,
+            updated: 1,
+            ready,
+            ..Rollout::default()
+        }),
+        ..ObservedDeployment::default()
+    })
+}
+
+/// A status about generation 3 of a group whose workers are ready.
+struct Judge {
+    group: ValidGroup,
+    before: TaskGroupStatus,
+    handler: HandlerCheck,
+    outcome: Outcome,
+    ready: i32,
+    numbers: Option<Numbers>,
+    throttled_until: Option<Timestamp>,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self {
+            group: group(),
+            before: TaskGroupStatus::default(),
+            handler: usable(),
+            outcome: done(),
+            ready: 1,
+            numbers: None,
+            throttled_until: None,
+        }
+    }
+}
+
+impl Judge {
+    fn at(&self, now: Timestamp) -> TaskGroupStatus {
+        let findings = Findings {
+            generation: Some(3),
+            before: &self.before,
+            outcome: &self.outcome,
+            pipeline: Some(Pipeline {
+                group: &self.group,
+                handler: &self.handler,
+                deployment: Some(deployment(self.ready)),
+                numbers: self.numbers,
+                throttled_until: self.throttled_until,
+            }),
+        };
+        status(&findings, now)
+    }
 }
 
 /// `Ready`, `Reconciling` and `Stalled`, and the reason of the first.
 fn summary(status: &TaskGroupStatus) -> String {
-    let of = |type_| find(status, type_).unwrap().status == ConditionStatus::True;
+    let of = |type_| find(status, type_).unwrap().status == ConditionStatus::True.as_str();
     let word = match (
         of(ConditionType::Ready),
         of(ConditionType::Reconciling),
@@ -75,23 +116,16 @@ fn summary(status: &TaskGroupStatus) -> String {
 
 #[test]
 fn a_group_is_ready_reconciling_or_stalled_and_says_why() {
-    use HandlerFound::{No, Yes};
-    let refused = |reason| {
-        Applied::Refused(Refusal {
-            reason,
-            message: "x".into(),
-        })
-    };
     let unreachable = || {
-        Applied::Unknown(BrokerError::Unreachable {
+        PartOutcome::Unknown(BrokerError::Unreachable {
             servers: "nats://nats".into(),
             cause: "x".into(),
         })
     };
     let not_owned = Outcome {
-        stream: refused("NotOwned"),
-        consumer: Applied::Waits,
-        deployment: Applied::Waits,
+        stream: PartOutcome::Refused(Refusal::stalled(Reason::NotOwned, "x")),
+        consumer: PartOutcome::Waits,
+        deployment: PartOutcome::Waits,
         ..done()
     };
     let no_nats = Outcome {
@@ -100,86 +134,80 @@ fn a_group_is_ready_reconciling_or_stalled_and_says_why() {
         ..done()
     };
     let no_handler = Outcome {
-        deployment: Applied::Waits,
+        deployment: PartOutcome::Waits,
         ..done()
     };
-    let draining = Refusal {
-        reason: "Draining",
-        message: "x".into(),
+    let draining = Outcome {
+        refusal: Some(Refusal::waits(Reason::Draining, "x")),
+        ..done()
     };
-    for (what, handler, outcome, ready, ending, expected) in [
-        ("all is well", Yes, &done(), 1, None, "ready: Ready"),
-        ("pods are not up yet", Yes, &done(), 0, None, "reconciling: RollingOut"),
+    for (what, handler, outcome, ready, expected) in [
+        ("all is well", usable(), done(), 1, "ready: Ready"),
+        ("pods are not up yet", usable(), done(), 0, "reconciling: RollingOut"),
         (
             "the handler is missing",
-            No,
-            &no_handler,
+            HandlerCheck::Missing,
+            no_handler,
             0,
-            None,
             "reconciling: HandlerNotFound",
         ),
-        ("what lasts comes first", No, &not_owned, 0, None, "stalled: NotOwned"),
-        ("NATS is away", Yes, &no_nats, 1, None, "reconciling: NatsUnreachable"),
         (
-            "it is being deleted",
-            Yes,
-            &done(),
-            1,
-            Some(draining),
-            "reconciling: Draining",
+            "what lasts comes first",
+            HandlerCheck::Missing,
+            not_owned,
+            0,
+            "stalled: NotOwned",
         ),
+        ("NATS is away", usable(), no_nats, 1, "reconciling: NatsUnreachable"),
+        ("it is being deleted", usable(), draining, 1, "reconciling: Draining"),
     ] {
-        assert_eq!(summary(&judged(handler, outcome, ready, ending)), expected, "{what}");
+        let judge = Judge {
+            handler,
+            outcome,
+            ready,
+            ..Judge::default()
+        };
+        assert_eq!(summary(&judge.at(NOW)), expected, "{what}");
     }
 }
 
 #[test]
 fn the_time_of_a_condition_is_when_its_status_changed() {
-    let before = judged(HandlerFound::Yes, &done(), 0, None);
-    let again = |ready| {
-        let findings = Findings {
-            group: &group(),
-            generation: Some(4),
-            before: &before,
-            handler: HandlerFound::Yes,
-            outcome: &done(),
-            deployment: Some(&deployment(ready)),
-            numbers: None,
-            closed_until: None,
-            ending: None,
-        };
-        status(&findings, LATER)
+    let starting = Judge {
+        ready: 0,
+        ..Judge::default()
     };
-    let time = |status: &TaskGroupStatus| find(status, ConditionType::Ready).unwrap().last_transition_time.clone();
-    assert_eq!(time(&again(0)), time(&before));
-    assert_eq!(time(&again(1)), "2027-01-15T08:01:00Z");
-    assert_eq!(again(0).observed_generation, Some(4));
+    let before = starting.at(NOW);
+    let again = |ready| {
+        let judge = Judge {
+            before: before.clone(),
+            ready,
+            ..Judge::default()
+        };
+        judge.at(LATER)
+    };
+    let time = |status: &TaskGroupStatus| find(status, ConditionType::Ready).unwrap().last_transition_time.0;
+    assert_eq!(time(&again(0)), NOW);
+    assert_eq!(time(&again(1)), LATER);
+    assert_eq!(again(0).observed_generation, Some(3));
 }
 
 #[test]
 fn numbers_stay_until_there_are_new_ones() {
-    let numbers = |before: &TaskGroupStatus, numbers| {
-        let findings = Findings {
-            group: &group(),
-            generation: Some(3),
-            before,
-            handler: HandlerFound::Yes,
-            outcome: &done(),
-            deployment: None,
-            numbers,
-            closed_until: None,
-            ending: None,
-        };
-        status(&findings, NOW)
+    let told = Judge {
+        numbers: Some(Numbers {
+            pending: 7,
+            in_flight: 4,
+            delayed: 0,
+            dead: 1,
+        }),
+        ..Judge::default()
     };
-    let told = Numbers {
-        pending: 7,
-        in_flight: 4,
-        delayed: 0,
-        dead: 1,
+    let after = Judge {
+        before: told.at(NOW),
+        ..Judge::default()
     };
-    let before = numbers(&TaskGroupStatus::default(), Some(told));
-    let after = numbers(&before, None);
+    let after = after.at(NOW);
     assert_eq!(
         (after.pending, after.in_flight, after.dead_lettered),
         (Some(7), Some(4), Some(1))
@@ -187,49 +215,44 @@ fn numbers_stay_until_there_are_new_ones() {
 }
 
 #[test]
-fn a_closed_group_is_ready_and_says_until_when_it_is_closed() {
-    let (group, outcome, deployment) = (group(), done(), deployment(1));
-    let told = |closed_until, running| {
-        let findings = Findings {
-            group: &group,
-            generation: Some(3),
-            before: &TaskGroupStatus::default(),
-            handler: HandlerFound::Yes,
-            outcome: &outcome,
-            deployment: Some(&deployment),
+fn a_throttled_group_is_ready_and_says_until_when_it_is_throttled() {
+    let told = |throttled_until, running| {
+        let judge = Judge {
             numbers: Some(Numbers {
                 in_flight: running,
                 ..Numbers::default()
             }),
-            closed_until,
-            ending: None,
+            throttled_until,
+            ..Judge::default()
         };
-        let status = status(&findings, NOW);
-        [ConditionType::Ready, ConditionType::Closed, ConditionType::OverLimit].map(|type_| {
+        let status = judge.at(NOW);
+        [ConditionType::Ready, ConditionType::Throttled, ConditionType::OverLimit].map(|type_| {
             let condition = find(&status, type_).unwrap();
             (
-                format!("{:?} {}", condition.status, condition.reason),
+                format!("{} {}", condition.status, condition.reason),
                 condition.message.clone(),
             )
         })
     };
-    let [ready, closed, over_limit] = told(Some(LATER), 4);
+    let [ready, throttled, over_limit] = told(Some(LATER), 4);
     assert_eq!(
-        [&ready.0, &closed.0, &over_limit.0],
-        ["True Closed", "True RetryAfter", "False WithinLimit"]
+        [&ready.0, &throttled.0, &over_limit.0],
+        ["True Throttled", "True RetryAfter", "False WithinLimit"]
     );
     assert_eq!(
-        closed.1,
-        "the handler answered 429 or 503 with Retry-After: deliveries go on at 2027-01-15T08:01:00Z; to reopen it \
+        throttled.1,
+        "the handler answered 429 or 503 with Retry-After: deliveries go on at 2027-01-15T08:01:00Z; to let them go on \
          earlier, set spec.suspend to true and back"
     );
-    let [ready, closed, over_limit] = told(None, 5);
+    let [ready, throttled, over_limit] = told(None, 5);
     assert_eq!(
-        [&ready.0, &closed.0, &over_limit.0],
-        ["True Ready", "False Open", "True LimitLowered"]
+        [&ready.0, &throttled.0, &over_limit.0],
+        ["True Ready", "False NotThrottled", "True LimitLowered"]
     );
     assert!(
-        over_limit.1.starts_with("5 tasks run, as the limit was lowered to 4"),
+        over_limit
+            .1
+            .starts_with("5 tasks run, because the limit was lowered to 4"),
         "{}",
         over_limit.1
     );
@@ -237,9 +260,15 @@ fn a_closed_group_is_ready_and_says_until_when_it_is_closed() {
 
 #[test]
 fn a_spec_that_can_not_be_used_keeps_what_was_said_of_the_pipeline() {
-    let before = judged(HandlerFound::Yes, &done(), 1, None);
-    let why = Verdict::stalled("InvalidSpec", "spec.queue: …".repeat(1000));
-    let after = refused(&before, Some(4), &why, LATER);
+    let before = Judge::default().at(NOW);
+    let why = Refusal::stalled(Reason::InvalidSpec, "spec.queue: …".repeat(1000));
+    let findings = Findings {
+        generation: Some(4),
+        before: &before,
+        outcome: &Outcome::nothing(Some(why)),
+        pipeline: None,
+    };
+    let after = status(&findings, LATER);
     assert_eq!(summary(&after), "stalled: InvalidSpec");
     assert_eq!(
         find(&after, ConditionType::StreamReady),

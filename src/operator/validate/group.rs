@@ -70,11 +70,6 @@ pub fn queue(group: &TaskGroup) -> Queue {
     Queue::new(group.namespace().unwrap_or_default(), queue_name(group))
 }
 
-/// Whether two groups claim the same queue.
-pub fn share_a_queue(one: &TaskGroup, other: &TaskGroup) -> bool {
-    one.metadata.namespace == other.metadata.namespace && queue_name(one) == queue_name(other)
-}
-
 fn queue_name(group: &TaskGroup) -> &str {
     let name = group.metadata.name.as_deref().unwrap_or_default();
     group.spec.queue.as_deref().unwrap_or(name)

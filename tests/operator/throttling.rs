@@ -1,5 +1,5 @@
-//! A handler's `Retry-After` closes a group for a while: shown, left alone, and over by itself. And what
-//! else a group says of its tasks: more run than the limit, some are in back-off, some were dropped.
+//! A handler's `Retry-After` throttles a group for a while: the status shows it, the operator leaves it alone, and it ends by
+//! itself. And what else a group says of its tasks: more run than the limit, some are in back-off, some were dropped.
 
 use crate::bed::Bed;
 use futures::StreamExt;
@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 impl Bed {
-    /// Closes a group as its workers do.
-    async fn close(&self, queue: &str, time: SignedDuration) -> Timestamp {
+    /// Throttles a group as its workers do.
+    async fn throttle(&self, queue: &str, time: SignedDuration) -> Timestamp {
         let until = Timestamp::now().checked_add(time).unwrap();
         let pause = json!({"pause_until": until.to_string()});
         let subject = format!("CONSUMER.PAUSE.{}.{}", self.stream(queue), self.consumer());
@@ -27,14 +27,14 @@ impl Bed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_group_says_so_stays_ready_and_is_open_again_by_itself() {
+async fn a_throttled_group_says_so_stays_ready_and_goes_on_by_itself() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;
     bed.pods_become_ready("acme").await;
     bed.until_condition("acme", "Ready", "True").await;
-    bed.until_says("acme", "Closed", "False", "Open").await;
-    let until = bed.close("acme", SignedDuration::from_secs(8)).await;
-    let message = bed.until_says("acme", "Closed", "True", "RetryAfter").await;
+    bed.until_says("acme", "Throttled", "False", "NotThrottled").await;
+    let until = bed.throttle("acme", SignedDuration::from_secs(8)).await;
+    let message = bed.until_says("acme", "Throttled", "True", "RetryAfter").await;
     let second = until.to_string();
     let shown = message.split("deliveries go on at ").nth(1).unwrap();
     let shown: Timestamp = shown.split(';').next().unwrap().parse().unwrap();
@@ -42,36 +42,36 @@ async fn a_closed_group_says_so_stays_ready_and_is_open_again_by_itself() {
         shown >= until && shown.duration_since(until) < SignedDuration::from_secs(1),
         "{second} as {message}"
     );
-    bed.until_says("acme", "Ready", "True", "Closed").await;
+    bed.until_says("acme", "Ready", "True", "Throttled").await;
     // Nothing tells that it is over.
-    bed.until_says("acme", "Closed", "False", "Open").await;
+    bed.until_says("acme", "Throttled", "False", "NotThrottled").await;
     bed.until_says("acme", "Ready", "True", "Ready").await;
     assert!(!bed.consumer_paused("acme").await.0);
     let events = bed.events("acme").await;
-    assert!(!events.iter().any(|event| event.starts_with("Closed")), "{events:?}");
+    assert!(!events.iter().any(|event| event.starts_with("Throttled")), "{events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closing_is_known_and_over_also_after_a_restart_of_the_operator() {
+async fn a_pause_is_known_and_over_also_after_a_restart_of_the_operator() {
     let mut bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;
     bed.stop_operator().await;
-    let until = bed.close("acme", SignedDuration::from_secs(10)).await;
+    let until = bed.throttle("acme", SignedDuration::from_secs(10)).await;
     bed.start_operator();
-    bed.until_says("acme", "Closed", "True", "RetryAfter").await;
+    bed.until_says("acme", "Throttled", "True", "RetryAfter").await;
     let (paused, pause_until) = bed.consumer_paused("acme").await;
     assert!(paused, "it is left alone");
     assert_eq!(pause_until.as_str().unwrap().parse::<Timestamp>().unwrap(), until);
-    bed.until_says("acme", "Closed", "False", "Open").await;
+    bed.until_says("acme", "Throttled", "False", "NotThrottled").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspension_overrides_a_closing_and_its_end_lifts_both() {
+async fn a_suspension_overrides_a_pause_and_its_end_lifts_both() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;
-    bed.close("acme", SignedDuration::from_hours(1)).await;
-    bed.until_says("acme", "Closed", "True", "RetryAfter").await;
-    // Another change leaves it closed.
+    bed.throttle("acme", SignedDuration::from_hours(1)).await;
+    bed.until_says("acme", "Throttled", "True", "RetryAfter").await;
+    // Another change leaves it throttled.
     bed.patch_spec("acme", json!({"concurrency": 3})).await;
     bed.until_consumer("acme", "max_ack_pending", json!(3)).await;
     assert!(bed.consumer_paused("acme").await.0);
@@ -80,9 +80,9 @@ async fn a_suspension_overrides_a_closing_and_its_end_lifts_both() {
     bed.until_consumer("acme", "pause_until", json!("2262-01-01T00:00:00Z"))
         .await;
     bed.until_condition("acme", "Suspended", "True").await;
-    bed.until_says("acme", "Closed", "False", "Open").await;
-    // A worker that closes the group now does not end the suspension.
-    bed.close("acme", SignedDuration::from_secs(1)).await;
+    bed.until_says("acme", "Throttled", "False", "NotThrottled").await;
+    // A worker that throttles the group now does not end the suspension.
+    bed.throttle("acme", SignedDuration::from_secs(1)).await;
     bed.until_consumer("acme", "pause_until", json!("2262-01-01T00:00:00Z"))
         .await;
 
@@ -94,20 +94,20 @@ async fn a_suspension_overrides_a_closing_and_its_end_lifts_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_closings_are_few_writes() {
+async fn hundreds_of_pauses_are_few_writes() {
     let bed = Bed::new().await;
     bed.made("acme", json!({"concurrency": 2})).await;
     let version = |group: taskgroup::api::TaskGroup| group.metadata.resource_version.unwrap();
     let mut last = version(bed.groups().get("acme").await.unwrap());
     let mut writes = 0;
     for number in 0..300 {
-        bed.close("acme", SignedDuration::from_millis(60_000 + number * 100))
+        bed.throttle("acme", SignedDuration::from_millis(60_000 + number * 100))
             .await;
         let now = version(bed.groups().get("acme").await.unwrap());
         writes += i32::from(now != last);
         last = now;
     }
-    bed.until_says("acme", "Closed", "True", "RetryAfter").await;
+    bed.until_says("acme", "Throttled", "True", "RetryAfter").await;
     assert!(writes < 10, "{writes} writes");
 }
 
@@ -130,7 +130,7 @@ async fn more_running_tasks_than_a_lowered_limit_are_shown_until_they_are_done()
     bed.patch_spec("acme", json!({"concurrency": 1})).await;
     let message = bed.until_says("acme", "OverLimit", "True", "LimitLowered").await;
     assert!(
-        message.contains("4 tasks run, as the limit was lowered to 1"),
+        message.contains("4 tasks run, because the limit was lowered to 1"),
         "{message}"
     );
     for task in running {
