@@ -7,8 +7,8 @@ use std::{borrow::Cow, fmt};
 /// Whole Kubernetes quantities. Fractions, exponents and milli-units make no sense for bytes.
 const PATTERN: &str = "^[0-9]+(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$";
 
-/// A size in bytes as the user wrote it: a whole number, or a quantity such as `512Ki`. Validation parses it, as it
-/// parses a [`super::Duration`].
+/// A size in bytes as the user wrote it: a whole number, or a quantity such as `512Ki`. Validation parses it, so that an
+/// object with an unreadable size can still be listed, judged and deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Size(pub String);

@@ -5,6 +5,7 @@ use super::{Condition, Duration, EnvVar, Size};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time;
 
 /// A TaskGroup states the limit of one group of tasks, such as a customer, an API key or a website, and how the
 /// operator runs their pipeline. Only `concurrency` is required.
@@ -143,12 +144,22 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// Checked `expire`. `None` means never.
+    pub fn expire(&self) -> Option<time::Duration> {
+        Some(self.expire.checked()).filter(|expire| !expire.is_zero())
+    }
+}
+
 /// Rate at which tasks start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
     /// Tasks that may start within `per`. In any window of that length, at most `tasks + burst` tasks start. Together
     /// with `per`, at most 10000 tasks may start per second.
+    // Users have to write it. Only a worker may read a rate limit without it.
+    #[serde(default = "one")]
+    #[schemars(!default)]
     pub tasks: i64,
     /// Period over which the starts are spread.
     #[serde(default = "one_second")]
@@ -187,10 +198,17 @@ impl Default for Retry {
         Self {
             max_attempts: 5,
             initial_delay: Duration::seconds(1),
-            max_delay: Duration("5m".into()),
+            max_delay: "5m".into(),
             multiplier: 2.0,
-            max_retry_after: Duration("1h".into()),
+            max_retry_after: "1h".into(),
         }
+    }
+}
+
+impl Retry {
+    /// Checked `maxAttempts`.
+    pub fn max_attempts(&self) -> u32 {
+        u32::try_from(self.max_attempts).unwrap_or(1)
     }
 }
 
@@ -267,7 +285,7 @@ impl Default for Storage {
             max_tasks: 0,
             max_bytes: Size("0".into()),
             max_task_size: Size("1Mi".into()),
-            duplicate_window: Duration("2m".into()),
+            duplicate_window: "2m".into(),
         }
     }
 }

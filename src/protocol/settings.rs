@@ -1,14 +1,21 @@
 //! The settings of a group's workers, which may change while they run. The operator writes them to the metadata of the
 //! group's consumer, so a change needs no new pod.
 
-use crate::api::{self, TaskGroupSpec};
+use crate::api::{
+    DeadLetter, RateLimit, Retry, TaskGroupSpec, Timeouts,
+    bounds::{Problem, TASK_GROUP},
+};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use serde_json::json;
 
 /// The settings of one group's workers, as JSON under [`super::keys::SETTINGS`].
 ///
-/// `ackWait` and `concurrency` are fields of the consumer itself. Operator and workers of neighboring versions run
-/// together during an upgrade: a field that is missing has its default, and an unknown one is ignored.
+/// Sections of the TaskGroup's spec pass as the user wrote them, under their own names. A new field in a section
+/// therefore reaches the workers without a change here. `concurrency` and the `ackWait` that JetStream keeps are fields
+/// of the consumer itself.
+///
+/// Operator and workers of neighboring versions run together during an upgrade: a field that is missing has its
+/// default, and an unknown one is ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkerSettings {
@@ -16,109 +23,51 @@ pub struct WorkerSettings {
     pub group: String,
     /// Most tasks that one pod runs at once; at least 1.
     pub max_inflight: u32,
-    /// Longest time of one attempt, in milliseconds.
-    pub task_timeout_ms: u64,
-    /// Attempts before a task is dead; at least 1.
-    pub max_attempts: u32,
-    /// Whether a dead task is kept in the dead-letter stream. If not, it is dropped and counted.
-    pub dead_letter: bool,
-    /// Longest wait after the first attempt, in milliseconds.
-    pub initial_delay_ms: u64,
-    /// Longest wait after any attempt, in milliseconds.
-    pub max_delay_ms: u64,
-    /// Factor by which the longest wait grows with each further attempt; at least 1.
-    pub multiplier: f64,
-    /// Longest time for which a handler's `Retry-After` throttles the group, in milliseconds.
-    pub max_retry_after_ms: u64,
-    /// How long a task may wait since its publication, in milliseconds; 0 means forever. An older one is not started.
-    pub expire_ms: u64,
-    /// How many tasks may start per period, across all pods.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
     /// Hosts and networks that callbacks may go to beside public ones (`--callback-allow`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub callback_allow: Vec<String>,
+    /// `spec.timeouts`.
+    pub timeouts: Timeouts,
+    /// `spec.retry`.
+    pub retry: Retry,
+    /// `spec.deadLetter`.
+    pub dead_letter: DeadLetter,
+    /// `spec.rateLimit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
 }
 
-/// How many tasks may start per period, across all pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Rate {
-    /// Tasks per period; at least 1.
-    pub tasks: u64,
-    /// Length of the period in milliseconds; at least 1000.
-    pub per_ms: u64,
-    /// Starts that may be saved up; at least 1.
-    pub burst: u64,
-}
-
-impl Default for Rate {
-    fn default() -> Self {
-        Self {
-            tasks: 1,
-            per_ms: 1000,
-            burst: 1,
-        }
-    }
+/// Settings that a worker can't act on.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The text is not JSON, or a field has another type.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// A field is out of the bounds of this version.
+    #[error("{0}")]
+    OutOfBounds(String),
 }
 
 impl Default for WorkerSettings {
     /// The settings of a TaskGroup that sets nothing but its concurrency.
     fn default() -> Self {
-        Self {
-            group: String::new(),
-            max_inflight: 100,
-            task_timeout_ms: 30_000,
-            max_attempts: 5,
-            dead_letter: true,
-            initial_delay_ms: 1000,
-            max_delay_ms: 300_000,
-            multiplier: 2.0,
-            max_retry_after_ms: 3_600_000,
-            expire_ms: 0,
-            rate: None,
-            callback_allow: Vec::new(),
-        }
+        Self::of("", &TaskGroupSpec::new(1))
     }
 }
 
 impl WorkerSettings {
-    /// The settings that a TaskGroup's spec contains, after it was checked. On its way to the workers, a live field of
-    /// the spec passes only here.
+    /// The settings that a TaskGroup's checked spec contains. A caller that knows better replaces `max_inflight` and
+    /// `callback_allow`.
     pub fn of(group: &str, spec: &TaskGroupSpec) -> Self {
-        let TaskGroupSpec { timeouts, retry, .. } = spec;
         Self {
             group: group.to_owned(),
-            task_timeout_ms: ms(&timeouts.task),
-            max_attempts: u32::try_from(retry.max_attempts).unwrap_or(1),
-            dead_letter: spec.dead_letter.enabled,
-            initial_delay_ms: ms(&retry.initial_delay),
-            max_delay_ms: ms(&retry.max_delay),
-            multiplier: retry.multiplier,
-            max_retry_after_ms: ms(&retry.max_retry_after),
-            expire_ms: ms(&timeouts.expire),
-            rate: spec.rate_limit.as_ref().map(|rate| Rate {
-                tasks: u64::try_from(rate.tasks).unwrap_or(1),
-                per_ms: ms(&rate.per),
-                burst: u64::try_from(rate.burst).unwrap_or(1),
-            }),
-            ..Self::default()
+            max_inflight: u32::try_from(spec.workers.max_inflight_per_pod).unwrap_or(1),
+            callback_allow: Vec::new(),
+            timeouts: spec.timeouts.clone(),
+            retry: spec.retry.clone(),
+            dead_letter: spec.dead_letter.clone(),
+            rate_limit: spec.rate_limit.clone(),
         }
-    }
-
-    /// Longest time of one attempt.
-    pub fn task_timeout(&self) -> Duration {
-        Duration::from_millis(self.task_timeout_ms)
-    }
-
-    /// How long a task may wait; `None` means forever.
-    pub fn expire(&self) -> Option<Duration> {
-        (self.expire_ms > 0).then(|| Duration::from_millis(self.expire_ms))
-    }
-
-    /// Longest time for which a handler's `Retry-After` throttles the group.
-    pub fn max_retry_after(&self) -> Duration {
-        Duration::from_millis(self.max_retry_after_ms)
     }
 
     /// The settings as the line of JSON that the consumer's metadata holds.
@@ -130,14 +79,95 @@ impl WorkerSettings {
     /// Reads what [`WorkerSettings::to_json`] of this or a neighboring version wrote.
     ///
     /// # Errors
-    /// A text that is not JSON, or a field of another type, with the position in the text.
-    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+    /// A text that is not JSON, a field of another type, or a field that breaks a bound of the TaskGroup.
+    pub fn from_json(text: &str) -> Result<Self, SettingsError> {
+        let settings: Self = serde_json::from_str(text)?;
+        // The sections have the names and the form that they have in the spec.
+        let problems = TASK_GROUP.check(&json!({"spec": settings}));
+        if problems.is_empty() {
+            return Ok(settings);
+        }
+        let problems = problems
+            .into_iter()
+            .map(|Problem { field, message }| format!("{field}: {message}"));
+        Err(SettingsError::OutOfBounds(problems.collect::<Vec<_>>().join("; ")))
     }
 }
 
-/// Milliseconds of a duration that was checked, so that it can be read.
-fn ms(duration: &api::Duration) -> u64 {
-    let duration = duration.parse().unwrap_or_default();
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn the_sections_of_the_spec_pass_as_the_user_wrote_them() {
+        let sections = json!({
+            "timeouts": {"task": "90s", "ackWait": "1m", "expire": "0s"},
+            "retry": {
+                "maxAttempts": 3, "initialDelay": "1000ms", "maxDelay": "1m30s", "multiplier": 1.5, "maxRetryAfter": "60s",
+            },
+            "deadLetter": {"enabled": false},
+            "rateLimit": {"tasks": 5, "per": "60s", "burst": 2},
+        });
+        let mut spec = sections.clone();
+        spec["concurrency"] = json!(1);
+        let spec: TaskGroupSpec = serde_json::from_value(spec).expect("a spec");
+        let settings = WorkerSettings::of("acme", &spec);
+        let mut expected = sections;
+        expected["group"] = json!("acme");
+        expected["maxInflight"] = json!(100);
+        let json: Value = serde_json::from_str(&settings.to_json()).expect("JSON");
+        assert_eq!(json, expected);
+        assert_eq!(
+            WorkerSettings::from_json(&settings.to_json()).expect("readable"),
+            settings
+        );
+    }
+
+    #[test]
+    fn what_is_missing_has_the_default_of_a_task_group() {
+        let settings =
+            WorkerSettings::from_json(r#"{"retry": {"maxAttempts": 3}, "rateLimit": {}}"#).expect("readable");
+        let default = WorkerSettings::default();
+        assert_eq!(default.max_inflight, 100);
+        assert_eq!(settings.retry.max_delay, default.retry.max_delay);
+        assert_eq!(
+            WorkerSettings {
+                retry: default.retry.clone(),
+                rate_limit: None,
+                ..settings
+            },
+            default
+        );
+    }
+
+    #[test]
+    fn no_worker_acts_on_settings_that_break_a_bound() {
+        for (text, says) in [
+            (
+                r#"{"timeouts": {"task": "1d", "expire": "1ms"}}"#,
+                "spec.timeouts.task: Invalid value: \"1d\": must be a duration such as 500ms, 90s or 1h30m; \
+                 spec.timeouts.expire: Invalid value: \"1ms\": must be 1s to 720h, or 0s for never",
+            ),
+            (
+                r#"{"retry": {"maxAttempts": 0}}"#,
+                "spec.retry.maxAttempts: Invalid value: 0: must be 1 to 1000",
+            ),
+            (
+                r#"{"retry": {"maxDelay": "10ms"}}"#,
+                "spec.retry: maxDelay is less than initialDelay: raise maxDelay or lower initialDelay",
+            ),
+            (
+                r#"{"rateLimit": {"burst": 0}}"#,
+                "spec.rateLimit.burst: Invalid value: 0: must be 1 to 100000",
+            ),
+            (
+                r#"{"deadLetter": {"enabled": 1}}"#,
+                "invalid type: integer `1`, expected a boolean at line 1 column 28",
+            ),
+        ] {
+            let error = WorkerSettings::from_json(text).expect_err(text);
+            assert_eq!(error.to_string(), says);
+        }
+    }
 }

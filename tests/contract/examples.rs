@@ -24,7 +24,7 @@ use taskgroup::{
         history::{self, History},
         id::MSG_ID,
         rate::SharedRate,
-        settings::{Rate, WorkerSettings},
+        settings::WorkerSettings,
         subject,
     },
 };
@@ -127,22 +127,9 @@ fn written() -> BTreeMap<String, String> {
 
 fn settings() -> WorkerSettings {
     WorkerSettings {
-        group: "acme".into(),
         max_inflight: 10,
-        task_timeout_ms: 60_000,
-        max_attempts: 3,
-        dead_letter: false,
-        initial_delay_ms: 500,
-        max_delay_ms: 10_000,
-        multiplier: 1.5,
-        max_retry_after_ms: 60_000,
-        expire_ms: 600_000,
-        rate: Some(Rate {
-            tasks: 5,
-            per_ms: 2000,
-            burst: 3,
-        }),
         callback_allow: vec!["*.acme.svc".into(), "10.1.0.0/16".into()],
+        ..WorkerSettings::of("acme", &group().spec)
     }
 }
 

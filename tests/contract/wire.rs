@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 use taskgroup::{
-    api,
+    api::{self, RateLimit},
     cli::{Cli, WorkerCli},
     protocol::{
         Kind, Queue, Stored, callback, cancel, dead_letter, headers, history, id, keys,
         rate::SharedRate,
-        settings::{Rate, WorkerSettings},
+        settings::WorkerSettings,
         subject::{DEAD_KINDS, DEAD_STREAM, DELAY_KINDS, DELAY_STREAM, DUE_KINDS, RATE_STREAM, RELAY, Tail},
     },
 };
@@ -135,7 +135,11 @@ fn words() -> Vec<String> {
 fn json() -> Vec<String> {
     // With every field that may be left out.
     let settings = WorkerSettings {
-        rate: Some(Rate::default()),
+        rate_limit: Some(RateLimit {
+            tasks: 1,
+            per: "1s".into(),
+            burst: 1,
+        }),
         callback_allow: vec!["*.acme.svc".into()],
         ..WorkerSettings::default()
     };

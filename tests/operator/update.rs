@@ -42,16 +42,20 @@ async fn live_fields_reach_the_broker_and_leave_the_pods_alone() {
     let consumer = bed
         .until("the settings arrive", || async {
             let consumer = bed.nats.consumer(&bed.stream("acme")).await?;
-            (settings(&consumer)["maxAttempts"] == 3).then_some(consumer)
+            (settings(&consumer)["retry"]["maxAttempts"] == 3).then_some(consumer)
         })
         .await;
     assert_eq!(consumer["config"]["ack_wait"], 10_000_000_000_u64);
     assert_eq!(
         settings(&consumer),
         json!({
-            "group": "acme", "maxInflight": 8, "taskTimeoutMs": 45_000, "expireMs": 3_600_000,
-            "maxAttempts": 3, "initialDelayMs": 2000, "maxDelayMs": 10_000, "multiplier": 3.0, "maxRetryAfterMs": 300_000,
-            "deadLetter": false, "rate": {"tasks": 30, "perMs": 60_000, "burst": 2},
+            "group": "acme", "maxInflight": 8,
+            "timeouts": {"task": "45s", "ackWait": "10s", "expire": "1h"},
+            "retry": {
+                "maxAttempts": 3, "initialDelay": "2s", "maxDelay": "10s", "multiplier": 3.0, "maxRetryAfter": "5m",
+            },
+            "deadLetter": {"enabled": false},
+            "rateLimit": {"tasks": 30, "per": "1m", "burst": 2},
         })
     );
     let storage = json!({"maxTasks": 10, "maxBytes": "1Mi", "maxTaskSize": 1000, "duplicateWindow": "1m"});
@@ -91,8 +95,8 @@ async fn a_change_of_the_settings_is_announced_to_the_workers() {
     notices.next().await.unwrap();
     let consumer = bed.nats.consumer(&bed.stream("acme")).await.unwrap();
     assert_eq!(
-        settings(&consumer)["taskTimeoutMs"],
-        60_000,
+        settings(&consumer)["timeouts"]["task"],
+        "1m",
         "what was announced is there already"
     );
 }

@@ -13,10 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 use taskgroup::{
+    api::{RateLimit, TaskGroupSpec},
     broker::{Arrival, Broker, ConsumerConfig, Delivery, NatsArgs, StreamConfig, dead_letters, delays, overlay, rates},
     protocol::{
         Kind, Queue, StreamName, keys,
-        settings::{Rate, WorkerSettings},
+        settings::WorkerSettings,
         subject::{DEAD_STREAM, DELAY_STREAM},
     },
 };
@@ -44,14 +45,12 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
+        let mut spec = TaskGroupSpec::new(4);
+        spec.timeouts.task = "1m".into();
         Self {
-            concurrency: 4,
-            ack_wait: Duration::from_secs(30),
-            settings: WorkerSettings {
-                group: "acme".into(),
-                task_timeout_ms: 60_000,
-                ..WorkerSettings::default()
-            },
+            concurrency: spec.concurrency,
+            ack_wait: spec.timeouts.ack_wait.checked(),
+            settings: WorkerSettings::of("acme", &spec),
         }
     }
 }
@@ -67,14 +66,15 @@ impl Group {
         self
     }
 
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.settings.max_attempts = attempts;
+    pub fn max_attempts(mut self, attempts: i64) -> Self {
+        self.settings.retry.max_attempts = attempts;
         self
     }
 
     /// `tasks` starts per `per_ms` milliseconds, and `burst` saved up.
-    pub fn rate(mut self, tasks: u64, per_ms: u64, burst: u64) -> Self {
-        self.settings.rate = Some(Rate { tasks, per_ms, burst });
+    pub fn rate(mut self, tasks: i64, per_ms: u64, burst: i64) -> Self {
+        let per = format!("{per_ms}ms").into();
+        self.settings.rate_limit = Some(RateLimit { tasks, per, burst });
         self
     }
 

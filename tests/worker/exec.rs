@@ -211,7 +211,7 @@ async fn standard_error_is_logged_by_lines_with_the_call_and_standard_output_is_
 #[tokio::test]
 async fn a_task_over_its_time_is_killed_with_all_that_it_started() {
     let mut group = Group::default().concurrency(1).max_attempts(1);
-    group.settings.task_timeout_ms = 1500;
+    group.settings.timeouts.task = "1500ms".into();
     let shell = Shell::with(&group).await;
     let _worker = shell.worker(&format!("trap '' TERM HUP INT; {FAMILY}")).await;
     shell.bed.publish("slow", "").await;

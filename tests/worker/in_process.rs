@@ -112,7 +112,7 @@ impl Drop for Embedded {
 #[tokio::test]
 async fn a_panic_fails_the_attempt_of_one_task_and_nothing_else() {
     let mut group = Group::default().max_attempts(2);
-    group.settings.initial_delay_ms = 10;
+    group.settings.retry.initial_delay = "10ms".into();
     let bed = Bed::with_relay(&group).await;
     let runs: Arc<Runs> = Arc::default();
     let books = runs.clone();

@@ -128,8 +128,8 @@ async fn a_transfer_that_arrives_when_another_worker_has_the_task_is_void() {
 
 async fn fails_into_a_silence(status: StatusCode) {
     let mut group = Group::default().concurrency(1).ack_wait(2);
-    group.settings.initial_delay_ms = 3_600_000;
-    group.settings.max_delay_ms = 3_600_000;
+    group.settings.retry.initial_delay = "1h".into();
+    group.settings.retry.max_delay = "1h".into();
     let bed = Bed::with(&group).await;
     let proxy = Arc::new(Proxy::start(&bed.nats.url()).await);
     let far = {

@@ -136,7 +136,7 @@ async fn changed_settings_take_effect_on_what_starts_next_without_a_restart() {
     until("one runs", async || handler.books.running() == 1).await;
 
     group.concurrency = 3;
-    group.settings.max_attempts = 9;
+    group.settings.retry.max_attempts = 9;
     bed.change(&group).await;
     until("three run", async || handler.books.running() == 3).await;
     let attempts: Vec<_> = handler
@@ -169,7 +169,8 @@ async fn changed_settings_take_effect_on_what_starts_next_without_a_restart() {
 /// Changes the group's settings by hand, without the operator's notice.
 async fn change_without_notice(bed: &Bed, group: &Group) {
     let mut settings = group.settings.clone();
-    (settings.task_timeout_ms, settings.max_attempts) = (100, 1);
+    settings.timeouts.task = "100ms".into();
+    settings.retry.max_attempts = 1;
     let config = serde_json::json!({"metadata": {taskgroup::protocol::keys::SETTINGS: settings.to_json()}});
     let now = bed
         .broker

@@ -111,7 +111,7 @@ async fn a_refused_task_is_dead_at_once() {
 #[tokio::test]
 async fn an_attempt_is_aborted_at_its_time_limit_and_counts_as_failed() {
     let mut group = Group::default().max_attempts(2);
-    group.settings.task_timeout_ms = 200;
+    group.settings.timeouts.task = "200ms".into();
     let bed = Bed::with_relay(&group).await;
     let handler = Handler::start(|_| std::future::pending()).await;
     let _worker = bed.ready_worker(&handler.url()).await;
@@ -125,7 +125,7 @@ async fn an_attempt_is_aborted_at_its_time_limit_and_counts_as_failed() {
 #[tokio::test]
 async fn without_dead_letters_a_dead_task_is_dropped_and_counted() {
     let mut group = Group::default();
-    group.settings.dead_letter = false;
+    group.settings.dead_letter.enabled = false;
     let bed = Bed::with(&group).await;
     let handler = Handler::start(|_| async { (StatusCode::GONE, String::new()) }).await;
     let worker = bed.ready_worker(&handler.url()).await;

@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use std::{collections::BTreeSet, time::Duration};
-use taskgroup::protocol::{settings::Rate, subject::RATE_STREAM};
+use taskgroup::{api::RateLimit, protocol::subject::RATE_STREAM};
 
 /// The moments between which a task started, in nanoseconds.
 struct Start {
@@ -21,7 +21,7 @@ struct Start {
 
 /// The starts in the order in which the workers say that they happened.
 fn starts(calls: &[Call]) -> Vec<Start> {
-    let timeout = Duration::from_millis(Group::default().settings.task_timeout_ms);
+    let timeout = Group::default().settings.timeouts.task.checked();
     let mut starts: Vec<Start> = calls
         .iter()
         .map(|call| {
@@ -37,8 +37,8 @@ fn starts(calls: &[Call]) -> Vec<Start> {
 }
 
 /// Checks the rate in every window of `per`, and of 3 and 10 times `per`.
-fn assert_kept(rate: Rate, starts: &[Start]) {
-    let per = i128::from(rate.per_ms) * 1_000_000;
+fn assert_kept(rate: &RateLimit, starts: &[Start]) {
+    let per = i128::try_from(rate.per.checked().as_nanos()).expect("a day at most");
     for times in [1, 3, 10] {
         let (most, window) = (rate.tasks * times + rate.burst, per * i128::from(times));
         for (number, first) in starts.iter().enumerate() {
@@ -49,7 +49,7 @@ fn assert_kept(rate: Rate, starts: &[Start]) {
                 .filter(|start| start.arrived <= until)
                 .count();
             assert!(
-                within as u64 <= most,
+                i64::try_from(within).expect("small") <= most,
                 "{within} starts within {times} times per, from start {number} on, and {rate:?} allows {most}"
             );
         }
@@ -58,16 +58,16 @@ fn assert_kept(rate: Rate, starts: &[Start]) {
 
 /// Which share of the rate was used, from the first start to the last.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn utilisation(rate: Rate, starts: &[Start]) -> f64 {
+fn utilisation(rate: &RateLimit, starts: &[Start]) -> f64 {
     let span = starts[starts.len() - 1].said - starts[0].said;
-    let possible = span as f64 * rate.tasks as f64 / (rate.per_ms as f64 * 1e6);
+    let possible = span as f64 * rate.tasks as f64 / rate.per.checked().as_nanos() as f64;
     let used = (starts.len() - 1) as f64 / possible;
     eprintln!("{:.2} % of {rate:?} were used", used * 100.0);
     used
 }
 
-fn rate_of(group: &Group) -> Rate {
-    group.settings.rate.expect("a rate")
+fn rate_of(group: &Group) -> &RateLimit {
+    group.settings.rate_limit.as_ref().expect("a rate")
 }
 
 /// Runs `count` tasks on so many workers.
@@ -157,31 +157,31 @@ async fn what_was_saved_up_starts_at_once_and_no_more() {
 const UNOPTIMISED: &str = "a tenth of what an optimised worker reaches on a machine of its own";
 
 /// 11 seconds of 1000 starts per second.
-async fn a_thousand_per_second(workers: u32, burst: u64) -> (Rate, Vec<Start>) {
+async fn a_thousand_per_second(workers: u32, burst: i64) -> (RateLimit, Vec<Start>) {
     let mut group = Group::default().concurrency(400).rate(1000, 1000, burst);
     group.settings.max_inflight = 400 / workers;
     let starts = run(&group, workers as usize, 11_000).await;
     assert_kept(rate_of(&group), &starts);
-    (rate_of(&group), starts)
+    (rate_of(&group).clone(), starts)
 }
 
 #[tokio::test]
 async fn a_thousand_per_second_start_on_one_worker() {
     let (rate, starts) = a_thousand_per_second(1, 200).await;
-    assert!(utilisation(rate, &starts[200..]) > 0.2, "{UNOPTIMISED}");
+    assert!(utilisation(&rate, &starts[200..]) > 0.2, "{UNOPTIMISED}");
 }
 
 #[tokio::test]
 async fn a_thousand_per_second_start_on_two_workers() {
     let (rate, starts) = a_thousand_per_second(2, 200).await;
-    assert!(utilisation(rate, &starts[200..]) > 0.2, "{UNOPTIMISED}");
+    assert!(utilisation(&rate, &starts[200..]) > 0.2, "{UNOPTIMISED}");
 }
 
 #[tokio::test]
 async fn a_thousand_per_second_start_without_a_burst() {
     // Here whatever starts 6 ms late is lost.
     let (rate, starts) = a_thousand_per_second(2, 1).await;
-    assert!(utilisation(rate, &starts) > 0.1, "{UNOPTIMISED}");
+    assert!(utilisation(&rate, &starts) > 0.1, "{UNOPTIMISED}");
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn a_slower_rate_holds_for_the_tasks_that_wait_already() {
 async fn tasks_that_wait_start_when_the_rate_is_removed() {
     let mut group = Group::default().concurrency(10).rate(1, 60_000, 1);
     let (bed, handler, _worker) = one_waits(&group, 50).await;
-    group.settings.rate = None;
+    group.settings.rate_limit = None;
     bed.change(&group).await;
     bed.empty_queue().await;
     assert_eq!(handler.books.calls().len(), 50);

@@ -14,7 +14,8 @@ use taskgroup::protocol::{
 #[tokio::test]
 async fn a_task_in_back_off_holds_no_slot() {
     let mut group = Group::default().concurrency(1);
-    (group.settings.initial_delay_ms, group.settings.max_delay_ms) = (86_400_000, 86_400_000);
+    group.settings.retry.initial_delay = "24h".into();
+    group.settings.retry.max_delay = "24h".into();
     let bed = Bed::with(&group).await;
     let handler = Handler::start(|call| async move {
         if call.task() == "fails" {
@@ -38,7 +39,7 @@ async fn a_task_in_back_off_holds_no_slot() {
 #[tokio::test]
 async fn a_task_keeps_its_count_of_attempts_and_its_age_on_its_way_through_the_delays() {
     let mut group = Group::default().max_attempts(3);
-    group.settings.initial_delay_ms = 10;
+    group.settings.retry.initial_delay = "10ms".into();
     let bed = Bed::with_relay(&group).await;
     let handler = Handler::start(|_| async { (StatusCode::BAD_GATEWAY, "no".to_owned()) }).await;
     let _worker = bed.ready_worker(&handler.url()).await;
@@ -72,7 +73,7 @@ async fn a_task_keeps_its_count_of_attempts_and_its_age_on_its_way_through_the_d
 #[tokio::test]
 async fn attempts_that_died_with_their_workers_count_beside_those_that_failed() {
     let mut group = Group::default().max_attempts(2).ack_wait(2);
-    group.settings.initial_delay_ms = 10;
+    group.settings.retry.initial_delay = "10ms".into();
     let bed = Bed::with_relay(&group).await;
     let handler = Handler::start(|call| async move {
         if call.attempt() == 1 {
@@ -191,7 +192,7 @@ async fn history_headers_of_a_publisher_count_for_nothing() {
 #[tokio::test]
 async fn a_task_that_waited_too_long_is_not_started() {
     let mut group = Group::default();
-    group.settings.expire_ms = 1000;
+    group.settings.timeouts.expire = "1s".into();
     let bed = Bed::with(&group).await;
     bed.publish("old", "payload").await;
     let stored = jiff::Timestamp::now();

@@ -81,7 +81,7 @@ async fn workers_that_come_and_go_run_each_task_exactly_once() {
 #[tokio::test]
 async fn what_can_not_be_finished_in_time_is_requeued() {
     let mut group = Group::default();
-    group.settings.task_timeout_ms = 1000;
+    group.settings.timeouts.task = "1s".into();
     let bed = Bed::empty().await;
     bed.create_stream().await;
     bed.create_consumer(&group).await;

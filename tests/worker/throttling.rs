@@ -92,7 +92,7 @@ async fn retry_after_as_a_date_does_the_same() {
 #[tokio::test]
 async fn a_throttling_lasts_no_longer_than_the_group_allows() {
     let mut group = Group::default();
-    group.settings.max_retry_after_ms = 1000;
+    group.settings.retry.max_retry_after = "1s".into();
     let bed = Bed::with_relay(&group).await;
     let (handler, _refuses) = Refuses::start(|_| "86400".to_owned(), 0).await;
     let _worker = bed.ready_worker(&handler.url()).await;

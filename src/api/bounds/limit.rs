@@ -106,9 +106,9 @@ impl Limit {
                 let fits = (min..=max).contains(&number);
                 (!fits).then(|| format!("Invalid value: {number}: {self}"))
             }
-            Self::Duration { min, max, zero } => match Duration(value.as_str()?.into()).parse() {
+            Self::Duration { min, max, zero } => match Duration::from(value.as_str()?).parsed() {
                 Ok(duration) => {
-                    let bound = |text: &str| Duration(text.into()).parse();
+                    let bound = |text: &str| Duration::from(text).parsed();
                     let within =
                         bound(min).is_ok_and(|min| duration >= min) && bound(max).is_ok_and(|max| duration <= max);
                     (!(within || duration.is_zero() && zero.is_some())).then(|| invalid(self))

@@ -181,5 +181,5 @@ fn number(node: &Value, field: &str) -> i64 {
 
 /// A duration; `None` if it can't be read, which its own bound reports.
 fn time(node: &Value, field: &str) -> Option<time::Duration> {
-    Duration(text(node, field).into()).parse().ok()
+    Duration::from(text(node, field)).parsed().ok()
 }

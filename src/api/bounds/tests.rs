@@ -24,7 +24,7 @@ fn every_bound_is_about_a_field_that_exists() {
 
 #[test]
 fn every_text_of_the_tables_can_be_read() {
-    let duration = |text: &str| Duration(text.into()).parse().is_ok();
+    let duration = |text: &str| Duration::from(text).parsed().is_ok();
     for field in [TASK_GROUP, TASK_HANDLER].iter().flat_map(|bounds| bounds.fields) {
         let reads = match field.limit {
             Limit::Duration { min, max, .. } => duration(min) && duration(max),

@@ -14,11 +14,9 @@ use super::{
     validate::{Checked, HandlerCheck, ValidGroup, ValidHandler},
 };
 use crate::{
+    api::RateLimit,
     broker::{ConsumerConfig, Discard, Retention, StreamConfig},
-    protocol::{
-        keys,
-        settings::{Rate, WorkerSettings},
-    },
+    protocol::{keys, settings::WorkerSettings},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -180,8 +178,8 @@ pub fn max_inflight(group: &ValidGroup) -> i64 {
 }
 
 /// A rate limit for people: `2/1s`, or `2/1s+10` with more than one start saved up.
-pub fn rate(rate: &Rate) -> String {
-    let per = jiff::SignedDuration::from_millis(i64::try_from(rate.per_ms).unwrap_or(i64::MAX));
+pub fn rate(rate: &RateLimit) -> String {
+    let per = jiff::SignedDuration::try_from(rate.per.checked()).unwrap_or(jiff::SignedDuration::MAX);
     let burst = if rate.burst > 1 {
         format!("+{}", rate.burst)
     } else {

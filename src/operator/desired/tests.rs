@@ -344,8 +344,8 @@ fn what_is_live_does_not_touch_the_deployment() {
         let before = deployment(&group(4), &handler, &pods());
         let mut changed = group(8);
         changed.task_timeout = Duration::from_secs(200);
-        changed.settings.max_attempts = 1;
-        changed.settings.dead_letter = false;
+        changed.settings.retry.max_attempts = 1;
+        changed.settings.dead_letter.enabled = false;
         changed.suspend = true;
         assert_eq!(deployment(&changed, &handler, &pods()), before, "{spec}");
         changed.ack_wait = Duration::from_secs(3);

@@ -152,7 +152,7 @@ fn of_pipeline(
                 .join(","),
         ),
         rate: if consumer_in_step {
-            group.rate.map(|rate| desired::rate(&rate))
+            group.rate.as_ref().map(desired::rate)
         } else {
             before.rate.clone()
         },

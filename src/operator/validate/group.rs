@@ -2,12 +2,9 @@
 
 use super::{Invalid, Problems};
 use crate::{
-    api::{self, DeletionPolicy, EnvVar, Size, StorageType, TaskGroup, bounds},
+    api::{self, DeletionPolicy, EnvVar, RateLimit, Size, StorageType, TaskGroup, bounds},
     broker,
-    protocol::{
-        Queue,
-        settings::{Rate, WorkerSettings},
-    },
+    protocol::{Queue, settings::WorkerSettings},
 };
 use kube::ResourceExt;
 use serde_json::json;
@@ -33,7 +30,7 @@ pub struct ValidGroup {
     /// Time without a heartbeat after which JetStream redelivers a task.
     pub ack_wait: time::Duration,
     /// Most task starts per period.
-    pub rate: Option<Rate>,
+    pub rate: Option<RateLimit>,
     /// Longest time that a task may wait. Zero is unlimited.
     pub expire: time::Duration,
     /// Environment of the handler.
@@ -90,23 +87,22 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
     }
     problems.done()?;
     let name = group.name_any();
-    let settings = WorkerSettings::of(&name, spec);
     Ok(ValidGroup {
-        name,
         uid: group.uid().unwrap_or_default(),
         queue,
         concurrency: spec.concurrency,
         suspend: spec.suspend,
-        task_timeout: settings.task_timeout(),
-        ack_wait: duration(&spec.timeouts.ack_wait),
-        rate: settings.rate,
-        expire: settings.expire().unwrap_or_default(),
+        settings: WorkerSettings::of(&name, spec),
+        task_timeout: spec.timeouts.task.checked(),
+        ack_wait: spec.timeouts.ack_wait.checked(),
+        rate: spec.rate_limit.clone(),
+        expire: spec.timeouts.expire.checked(),
         env: spec.env.clone(),
         handler: spec.handler_ref.name.clone(),
         max_inflight_per_pod: spec.workers.max_inflight_per_pod,
         storage: storage(&spec.storage),
         deletion_policy: spec.deletion_policy,
-        settings,
+        name,
     })
 }
 
@@ -120,13 +116,8 @@ fn storage(storage: &api::Storage) -> ValidStorage {
         max_tasks: limit(storage.max_tasks),
         max_bytes: limit(bytes(&storage.max_bytes)),
         max_task_size: limit(bytes(&storage.max_task_size)),
-        duplicate_window: duration(&storage.duplicate_window),
+        duplicate_window: storage.duplicate_window.checked(),
     }
-}
-
-/// A duration that was checked, so that it can be read.
-fn duration(duration: &api::Duration) -> time::Duration {
-    duration.parse().unwrap_or_default()
 }
 
 /// A size that was checked, so that it can be read.

@@ -28,7 +28,7 @@ async fn may_start(run: &Run<'_>, turn: Option<Turn>) -> Result<Option<Arc<Group
     if run.in_flight().was_cancelled() {
         return Err(Verdict::Cancelled);
     }
-    let max_attempts = run.config().settings().max_attempts;
+    let max_attempts = run.config().settings().retry.max_attempts();
     if let Some(death) = outcome::already_dead(run.history().attempts, run.attempt(), max_attempts) {
         return Err(Verdict::Dead(death));
     }
@@ -60,8 +60,11 @@ fn in_time(run: &Run<'_>, now: &GroupSnapshot) -> Result<Option<Arc<GroupConfig>
         .config()
         .filter(|config| !std::ptr::eq(Arc::as_ptr(config), run.config()));
     let settings = changed.map_or(run.config(), Arc::as_ref).settings();
-    if settings.expire().is_some() && has_expired(run.history(), settings, run.group().now()) {
-        return Err(Verdict::Dead(outcome::expired(run.attempt(), settings.expire())));
+    if settings.timeouts.expire().is_some() && has_expired(run.history(), settings, run.group().now()) {
+        return Err(Verdict::Dead(outcome::expired(
+            run.attempt(),
+            settings.timeouts.expire(),
+        )));
     }
     Ok(changed.cloned())
 }

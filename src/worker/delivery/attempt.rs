@@ -24,13 +24,13 @@ pub async fn make(run: &Run<'_>) -> (Verdict, TaskReport) {
     if let AttemptResult::NoConnection(why) = &result {
         group.runtime().gate().refused(why);
     }
-    let verdict = outcome::judge(&result, attempt.number, settings.max_attempts);
+    let verdict = outcome::judge(&result, attempt.number, settings.retry.max_attempts());
     tracing::info!(
         call_id = run.id(),
         trace_id = %attempt.trace.id(),
         group = settings.group,
         attempt = attempt.number,
-        max_attempts = settings.max_attempts,
+        max_attempts = settings.retry.max_attempts,
         duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         result = kind,
         status = result.status(),

@@ -130,7 +130,7 @@ impl Conditions {
             server_restarted,
             has_rate: state.rate().is_some(),
             ack_wait: config.map_or(Duration::MAX, |config| config.ack_wait()),
-            task_timeout: config.map_or(Duration::ZERO, |config| config.settings().task_timeout()),
+            task_timeout: config.map_or(Duration::ZERO, |config| config.settings().timeouts.task.checked()),
             limits: config.map(|config| (config.capacity(), config.concurrency())),
         };
         drop(state);

@@ -4,6 +4,7 @@
 use crate::{
     broker::ConsumerInfo,
     protocol::{Queue, keys, settings::WorkerSettings},
+    worker::rate::Rate,
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -45,6 +46,11 @@ impl GroupConfig {
         self.settings.max_inflight.min(self.concurrency)
     }
 
+    /// The rate at which tasks start, if the group has one.
+    pub fn rate(&self) -> Option<Rate> {
+        self.settings.rate_limit.as_ref().map(Rate::from)
+    }
+
     /// Logs the configuration, which has replaced `before`.
     pub fn log(&self, before: Option<&Self>) {
         let settings = &self.settings;
@@ -52,10 +58,10 @@ impl GroupConfig {
             group = settings.group,
             concurrency = self.concurrency,
             max_inflight = settings.max_inflight,
-            task_timeout = ?settings.task_timeout(),
+            task_timeout = ?settings.timeouts.task.checked(),
             ack_wait = ?self.ack_wait,
-            max_attempts = settings.max_attempts,
-            dead_letter = settings.dead_letter,
+            max_attempts = settings.retry.max_attempts,
+            dead_letter = settings.dead_letter.enabled,
             "{}",
             if before.is_some() { "the group's settings changed" } else { "the group's settings" }
         );
@@ -95,6 +101,7 @@ pub fn read(consumer: Option<&ConsumerInfo>, queue: &Queue) -> Result<Observed, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::TaskGroupSpec;
     use serde_json::json;
 
     fn consumer(metadata: &serde_json::Value) -> ConsumerInfo {
@@ -106,12 +113,9 @@ mod tests {
 
     #[test]
     fn the_configuration_is_the_consumers_own_and_the_settings_in_its_metadata() {
-        let settings = WorkerSettings {
-            group: "acme".into(),
-            max_attempts: 3,
-            ..WorkerSettings::default()
-        }
-        .to_json();
+        let mut spec = TaskGroupSpec::new(4);
+        spec.retry.max_attempts = 3;
+        let settings = WorkerSettings::of("acme", &spec).to_json();
         let observed = read(
             Some(&consumer(&json!({keys::SETTINGS: settings}))),
             &Queue::new("a", "b"),
@@ -119,7 +123,7 @@ mod tests {
         let config = observed.expect("readable").config;
         assert_eq!((config.concurrency, config.ack_wait), (4, Duration::from_secs(30)));
         assert_eq!(
-            (config.settings.group.as_str(), config.settings.max_attempts),
+            (config.settings.group.as_str(), config.settings.retry.max_attempts),
             ("acme", 3)
         );
     }
@@ -139,6 +143,12 @@ mod tests {
             (
                 Some(consumer(&json!({keys::SETTINGS: "{"}))),
                 "EOF while parsing an object at line 1 column 1): run operator and workers of one version",
+            ),
+            (
+                Some(consumer(
+                    &json!({keys::SETTINGS: json!({"timeouts": {"task": "1d"}}).to_string()}),
+                )),
+                "must be a duration such as 500ms, 90s or 1h30m): run operator and workers of one version",
             ),
         ] {
             let error = read(consumer.as_ref(), &queue).expect_err(says);

@@ -19,7 +19,7 @@ pub fn read(task: &Delivery, kind: Kind) -> History {
 
 /// Whether a task has waited longer than it may.
 pub fn has_expired(history: &History, settings: &WorkerSettings, now: Timestamp) -> bool {
-    settings.expire().is_some_and(|expire| {
+    settings.timeouts.expire().is_some_and(|expire| {
         let waited = Duration::try_from(now.duration_since(history.published)).unwrap_or_default();
         waited > expire
     })
@@ -35,7 +35,7 @@ mod tests {
         let at = |ms| Timestamp::from_millisecond(ms).expect("a time");
         let mut settings = WorkerSettings::default();
         assert!(!has_expired(&history, &settings, at(1_000_000_000)), "forever");
-        settings.expire_ms = 500;
+        settings.timeouts.expire = "500ms".into();
         assert!(!has_expired(&history, &settings, at(1500)));
         assert!(has_expired(&history, &settings, at(1501)));
         assert!(!has_expired(&history, &settings, at(0)), "a clock that is behind");

@@ -2,7 +2,7 @@
 //! tell: the watch of the consumer, a handler that throttles, the operator's notice, the pull loop.
 
 use super::config::{GroupConfig, Observed};
-use crate::protocol::settings::Rate;
+use crate::worker::rate::Rate;
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{
@@ -54,7 +54,7 @@ impl GroupSnapshot {
 
     /// The rate that tasks start at, if the group has one.
     pub fn rate(&self) -> Option<Rate> {
-        self.config.as_ref()?.settings().rate
+        self.config.as_ref()?.rate()
     }
 
     /// Until when nothing new may start, where the group is throttled or suspended at `now`.
@@ -102,7 +102,7 @@ impl GroupState {
         if let Ok(Observed { config, .. }) = &observed {
             // Before the configuration: a task that sees a new rate there finds it here, too.
             self.rate.send_if_modified(|rate| {
-                let now = config.settings().rate;
+                let now = config.rate();
                 std::mem::replace(rate, now) != now
             });
         }

@@ -59,7 +59,7 @@ impl ExecHandler {
             return AttemptResult::NoConnection("its output can't be read".to_owned());
         };
         let ended = ended(&mut process, stdout, stderr, attempt);
-        match time::timeout(attempt.settings.task_timeout(), ended).await {
+        match time::timeout(attempt.settings.timeouts.task.checked(), ended).await {
             Ok(Ok((status, output, errors))) => judge(status, output, errors),
             Ok(Err(error)) => AttemptResult::Broken(error.to_string()),
             Err(_) => {
@@ -75,7 +75,7 @@ impl ExecHandler {
         let ms = |duration: Duration| duration.as_millis().to_string();
         Command::new("/proc/self/exe")
             .arg0("taskgroup")
-            .args(["keep", "--limit-ms", &ms(attempt.settings.task_timeout())])
+            .args(["keep", "--limit-ms", &ms(attempt.settings.timeouts.task.checked())])
             // The lease was renewed at most half of ackWait before the worker stopped, and must not have run out when
             // the program is ended.
             .args(["--frozen-ms", &ms(attempt.ack_wait / 5), "--"])
@@ -100,7 +100,9 @@ fn payload(payload: &Bytes) -> io::Result<Stdio> {
 /// begin with `HEADER_`, so that no publisher sets `PATH` or `LD_PRELOAD`.
 fn environment(attempt: &Attempt<'_>, now: Timestamp) -> BTreeMap<String, String> {
     let settings = attempt.settings;
-    let deadline = now.checked_add(settings.task_timeout()).unwrap_or(Timestamp::MAX);
+    let deadline = now
+        .checked_add(settings.timeouts.task.checked())
+        .unwrap_or(Timestamp::MAX);
     let mut variables = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
         // A variable can't hold a NUL; and a header that comes twice is one, as in HTTP.
@@ -116,7 +118,10 @@ fn environment(attempt: &Attempt<'_>, now: Timestamp) -> BTreeMap<String, String
     set(&variable(headers::CALL_ID), attempt.id);
     set(&variable(headers::TASK_GROUP), &settings.group);
     set(&variable(headers::ATTEMPT), &attempt.number.to_string());
-    set(&variable(headers::MAX_ATTEMPTS), &settings.max_attempts.to_string());
+    set(
+        &variable(headers::MAX_ATTEMPTS),
+        &settings.retry.max_attempts.to_string(),
+    );
     set(&variable(headers::DEADLINE), &deadline.to_string());
     set(&variable(trace::TRACEPARENT), &attempt.trace.parent());
     // Also when it is empty, as the container's own would be of another trace.

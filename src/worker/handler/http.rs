@@ -99,14 +99,14 @@ fn request_headers(attempt: &Attempt<'_>, now: Timestamp) -> HeaderMap {
     }
     let settings = attempt.settings;
     let deadline = now
-        .checked_add(settings.task_timeout())
+        .checked_add(settings.timeouts.task.checked())
         .unwrap_or(Timestamp::MAX)
         .to_string();
     for (name, value) in [
         (headers::CALL_ID, attempt.id),
         (headers::TASK_GROUP, settings.group.as_str()),
         (headers::ATTEMPT, attempt.number.to_string().as_str()),
-        (headers::MAX_ATTEMPTS, settings.max_attempts.to_string().as_str()),
+        (headers::MAX_ATTEMPTS, settings.retry.max_attempts.to_string().as_str()),
         (headers::DEADLINE, deadline.as_str()),
         (trace::TRACEPARENT, attempt.trace.parent().as_str()),
         (trace::TRACESTATE, attempt.trace.state().unwrap_or_default()),

@@ -94,7 +94,7 @@ impl Handler {
 
     /// Makes one attempt, which takes at most `timeouts.task`. Dropping this future aborts the attempt.
     pub async fn run(&self, attempt: &Attempt<'_>) -> AttemptResult {
-        let limit = attempt.settings.task_timeout();
+        let limit = attempt.settings.timeouts.task.checked();
         let result = match self {
             Self::Http(handler) => time::timeout(limit, Box::pin(handler.call(attempt))).await,
             // A process keeps the limit itself, as it waits for the end of what it kills then.

@@ -19,7 +19,7 @@ const STUCK: Duration = Duration::from_secs(30);
 /// Stores the dead letter of a task, or drops the task where its group keeps no letters.
 pub async fn bury(run: &Run<'_>, death: &Death) -> TaskOutcome {
     let metrics = run.group().metrics();
-    if run.config().settings().dead_letter {
+    if run.config().settings().dead_letter.enabled {
         let stored = transfer::store(run, &message(run, death)).await;
         if stored == Transfer::Stored {
             metrics.dead_letter(death.reason.as_str());

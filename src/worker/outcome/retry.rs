@@ -5,8 +5,9 @@ use super::{
     transfer::{self, Message, Transfer},
 };
 use crate::{
+    api::Retry,
     broker::LONGEST_CLOSING,
-    protocol::{Kind, headers, history::History, settings::WorkerSettings, subject::DELAY_STREAM},
+    protocol::{Kind, headers, history::History, subject::DELAY_STREAM},
     worker::{backoff::full_jitter, group::Run},
 };
 use jiff::Timestamp;
@@ -16,7 +17,7 @@ use tokio::time;
 /// Retries a task whose attempt failed, after a back-off.
 pub async fn retry(run: &Run<'_>) -> TaskOutcome {
     let now = run.group().now();
-    let delay = retry_delay(run.config().settings(), run.attempt());
+    let delay = retry_delay(&run.config().settings().retry, run.attempt());
     let at = now.checked_add(delay).unwrap_or(Timestamp::MAX);
     let stored = transfer::store(run, &delayed(run, &run.history().failed(now), run.attempt(), at)).await;
     transfer::leave_after(run, stored, delay, TaskOutcome::Retried).await
@@ -78,16 +79,16 @@ fn delayed(run: &Run<'_>, history: &History, attempts: u32, at: Timestamp) -> Me
 
 /// How long to wait after the given number of failed attempts. It is a random part ("full jitter") of a time that grows
 /// with each, so that tasks that failed together are not tried again together.
-fn retry_delay(settings: &WorkerSettings, attempts: u32) -> Duration {
-    full_jitter(longest_delay(settings, attempts))
+fn retry_delay(retry: &Retry, attempts: u32) -> Duration {
+    full_jitter(longest_delay(retry, attempts))
 }
 
-fn longest_delay(settings: &WorkerSettings, attempts: u32) -> Duration {
+fn longest_delay(retry: &Retry, attempts: u32) -> Duration {
     let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
-    let initial = Duration::from_millis(settings.initial_delay_ms).as_secs_f64();
-    let max = Duration::from_millis(settings.max_delay_ms);
+    let initial = retry.initial_delay.checked().as_secs_f64();
+    let max = retry.max_delay.checked();
     // Out of range (or infinite) is beyond the longest.
-    Duration::try_from_secs_f64(initial * settings.multiplier.powi(exponent)).map_or(max, |delay| delay.min(max))
+    Duration::try_from_secs_f64(initial * retry.multiplier.powi(exponent)).map_or(max, |delay| delay.min(max))
 }
 
 #[cfg(test)]
@@ -96,29 +97,29 @@ mod tests {
 
     #[test]
     fn the_longest_delay_grows_up_to_its_bound() {
-        for (initial_delay_ms, multiplier, attempts, expected_ms) in [
-            (1000, 2.0, 1, 1000),
-            (1000, 2.0, 2, 2000),
-            (1000, 2.0, 4, 8000),
-            (1000, 1.0, 100, 1000),
-            (1000, 1.5, 3, 2250),
-            (1000, 2.0, 1000, 300_000),
-            (10, 100.0, u32::MAX, 300_000),
+        for (initial_delay, multiplier, attempts, expected_ms) in [
+            ("1s", 2.0, 1, 1000),
+            ("1s", 2.0, 2, 2000),
+            ("1s", 2.0, 4, 8000),
+            ("1s", 1.0, 100, 1000),
+            ("1s", 1.5, 3, 2250),
+            ("1s", 2.0, 1000, 300_000),
+            ("10ms", 100.0, u32::MAX, 300_000),
         ] {
-            let settings = WorkerSettings {
-                initial_delay_ms,
+            let retry = Retry {
+                initial_delay: initial_delay.into(),
                 multiplier,
-                ..WorkerSettings::default()
+                ..Retry::default()
             };
-            let delay = longest_delay(&settings, attempts);
+            let delay = longest_delay(&retry, attempts);
             assert_eq!(delay.as_millis(), expected_ms, "{multiplier} after {attempts}");
         }
     }
 
     #[test]
     fn a_delay_is_anything_up_to_the_longest() {
-        let settings = WorkerSettings::default();
-        let delays: Vec<_> = (0..1000).map(|_| retry_delay(&settings, 1).as_millis()).collect();
+        let retry = Retry::default();
+        let delays: Vec<_> = (0..1000).map(|_| retry_delay(&retry, 1).as_millis()).collect();
         assert!(delays.iter().all(|delay| *delay <= 1000));
         // Each with a chance of 0.9 ^ 1000.
         assert!(delays.iter().any(|delay| *delay < 100), "early ones, too");

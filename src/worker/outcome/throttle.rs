@@ -13,10 +13,9 @@ use std::time::Duration;
 /// in force stays.
 pub async fn throttle(run: &Run<'_>, wait: Duration) -> TaskOutcome {
     let group = run.group();
-    let wait = group
-        .state()
-        .config()
-        .map_or(wait, |config| wait.min(config.settings().max_retry_after()));
+    let wait = group.state().config().map_or(wait, |config| {
+        wait.min(config.settings().retry.max_retry_after.checked())
+    });
     let until = group.now().checked_add(wait).unwrap_or(Timestamp::MAX);
     let until = match group.state().throttle(until) {
         Throttled::InForce(until) => until,

@@ -20,6 +20,8 @@ mod pace;
 #[cfg(test)]
 mod simulation;
 
+pub use self::pace::Rate;
+
 use self::pace::{Pace, When};
 use super::{
     backoff::Backoff,
@@ -27,7 +29,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, BrokerError, code},
-    protocol::{Queue, rate::SharedRate as Shared, settings::Rate},
+    protocol::{Queue, rate::SharedRate as Shared},
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::{

@@ -8,7 +8,7 @@
 //! No more than T + B slots find room there, so no window of `per` has more than `tasks + burst` starts. Late starts cost
 //! half a percent; 99.5 % of the rate are left.
 
-use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
+use crate::{api::RateLimit, protocol::rate::SharedRate as Shared};
 use std::time::Duration;
 
 /// Slots are further apart than `per / tasks` by so many thousandths.
@@ -20,6 +20,27 @@ const AHEAD: Duration = Duration::from_millis(20);
 /// Most workers of a group, as the operator makes no more pods. What they can have reserved ahead together bounds how far
 /// ahead the next slot can be. A slot further ahead is from before the server's clock was set back.
 const WORKERS: u64 = 500;
+
+/// A checked rate limit as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Tasks per period; at least 1.
+    pub tasks: u64,
+    /// Length of the period in milliseconds; at least 1000.
+    pub per_ms: u64,
+    /// Starts that may be saved up; at least 1.
+    pub burst: u64,
+}
+
+impl From<&RateLimit> for Rate {
+    fn from(limit: &RateLimit) -> Self {
+        Self {
+            tasks: u64::try_from(limit.tasks).unwrap_or(1),
+            per_ms: u64::try_from(limit.per.checked().as_millis()).unwrap_or(u64::MAX),
+            burst: u64::try_from(limit.burst).unwrap_or(1),
+        }
+    }
+}
 
 /// A rate as the times of its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

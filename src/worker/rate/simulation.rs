@@ -1,8 +1,8 @@
 //! Workers that share a rate, in simulated time, with slow networks, late timers, wrong clocks, and pods that come and go.
 //! Afterwards the starts in every window of `per` are counted.
 
-use super::pace::{Pace, When};
-use crate::protocol::{rate::SharedRate as Shared, settings::Rate};
+use super::pace::{Pace, Rate, When};
+use crate::protocol::rate::SharedRate as Shared;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
