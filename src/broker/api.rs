@@ -9,11 +9,16 @@ use crate::protocol::{
     Kind, Queue, StreamName,
     subject::{self, DELAY_STREAM, RATE_STREAM},
 };
-use async_nats::jetstream::context::RequestErrorKind;
+use async_nats::client::RequestErrorKind;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+
+#[derive(Deserialize)]
+struct Refused {
+    error: Option<Refusal>,
+}
 
 #[derive(Deserialize)]
 struct Page<T> {
@@ -30,33 +35,28 @@ impl Broker {
         body: &impl Serialize,
     ) -> Result<T, BrokerError> {
         self.check()?;
-        let answer: Value =
-            self.jetstream
-                .request(subject.clone(), body)
-                .await
-                .map_err(|error| match error.kind() {
-                    RequestErrorKind::NoResponders => self.no_jetstream(),
-                    RequestErrorKind::TimedOut => self.unreachable(format!("no answer to {subject} in time")),
-                    _ => self.unreachable(error),
-                })?;
-        if let Some(refusal) = answer.get("error") {
-            let refusal = Refusal::deserialize(refusal).map_err(|cause| BrokerError::Unreadable {
-                request: subject.clone(),
-                cause: cause.to_string(),
-            })?;
-            if refusal.err_code == code::NOT_ENABLED_FOR_ACCOUNT {
-                return Err(self.no_jetstream());
-            }
-            return Err(BrokerError::Refused {
+        let unreadable = |cause: serde_json::Error| BrokerError::Unreadable {
+            request: subject.clone(),
+            cause: cause.to_string(),
+        };
+        let body = serde_json::to_vec(body).map_err(unreadable)?;
+        let answer = self.client.request(format!("$JS.API.{subject}"), body.into()).await;
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => self.no_jetstream(),
+            RequestErrorKind::TimedOut => self.unreachable(format!("no answer to {subject} in time")),
+            _ => self.unreachable(error),
+        })?;
+        // Read twice: to skip over a page of streams costs far less than to keep it as untyped JSON first.
+        let Refused { error } = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
+        match error {
+            None => serde_json::from_slice(&answer.payload).map_err(unreadable),
+            Some(refusal) if refusal.err_code == code::NOT_ENABLED_FOR_ACCOUNT => Err(self.no_jetstream()),
+            Some(refusal) => Err(BrokerError::Refused {
                 request: subject,
                 code: refusal.err_code,
                 description: refusal.description,
-            });
+            }),
         }
-        serde_json::from_value(answer).map_err(|cause| BrokerError::Unreadable {
-            request: subject,
-            cause: cause.to_string(),
-        })
     }
 
     /// Reads a stream; `None` where it does not exist.

@@ -15,7 +15,7 @@ pub(super) const FOR_EVER: &str = "2262-01-01T00:00:00Z";
 
 /// Longest throttling of a group, with slack: `retry.maxRetryAfter` is at most a day. A longer pause is a suspension,
 /// or made by hand.
-pub const LONGEST_CLOSING: Duration = Duration::from_secs(25 * 3600);
+pub const LONGEST_THROTTLE: Duration = Duration::from_secs(25 * 3600);
 
 /// The fields of a stream that the operator sets. Other fields stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -299,7 +299,7 @@ impl ConsumerInfo {
             return Pause::No;
         }
         match text(&self.config, "pause_until").parse() {
-            Ok(until) if Duration::from_nanos(self.pause_remaining) <= LONGEST_CLOSING => Pause::Until(until),
+            Ok(until) if Duration::from_nanos(self.pause_remaining) <= LONGEST_THROTTLE => Pause::Until(until),
             _ => Pause::ForEver,
         }
     }
@@ -349,7 +349,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_closing_is_told_from_a_suspension_by_its_length() {
+    fn a_throttling_is_told_from_a_suspension_by_its_length() {
         let end: Timestamp = "2026-11-21T10:00:00.5Z".parse().expect("a time");
         let hours = |hours: u64| hours * 3_600_000_000_000;
         for (paused, until, remaining, pause) in [

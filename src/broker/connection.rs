@@ -1,7 +1,7 @@
 //! The connection to NATS, and its state.
 
 use super::{args::NatsArgs, error::BrokerError};
-use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
+use async_nats::{Client, ConnectOptions, Event, connection::State};
 use std::{ops::Deref, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
@@ -35,7 +35,6 @@ pub struct Broker(Arc<Connection>);
 /// The part of a [`Broker`] that its clones share.
 pub struct Connection {
     pub(super) client: Client,
-    pub(super) jetstream: jetstream::Context,
     servers: String,
     inbox_prefix: String,
     link: watch::Receiver<Link>,
@@ -93,11 +92,8 @@ impl Broker {
         let client = options.connect(args.nats_url.as_slice()).await.map_err(|error| {
             anyhow::anyhow!("--nats-url: can't use {servers:?}: {error}; write for example nats://nats:4222")
         })?;
-        let mut jetstream = jetstream::new(client.clone());
-        jetstream.set_timeout(REQUEST_TIMEOUT);
         Ok(Self(Arc::new(Connection {
             client,
-            jetstream,
             servers,
             inbox_prefix,
             link,

@@ -24,7 +24,7 @@ mod shared;
 
 pub use args::NatsArgs;
 pub use config::{
-    ConsumerConfig, ConsumerInfo, Discard, LONGEST_CLOSING, Pause, Position, Retention, SharedStream, Storage,
+    ConsumerConfig, ConsumerInfo, Discard, LONGEST_THROTTLE, Pause, Position, Retention, SharedStream, Storage,
     StreamConfig, StreamInfo, StreamState, dead_letters, delays, rates,
 };
 pub use connection::{Broker, Link};

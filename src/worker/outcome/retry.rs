@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::Retry,
-    broker::LONGEST_CLOSING,
+    broker::LONGEST_THROTTLE,
     protocol::{Kind, headers, history::History, subject::DELAY_STREAM},
     worker::{backoff::full_jitter, group::Run},
 };
@@ -28,7 +28,7 @@ pub async fn requeue(run: &Run<'_>, until: Timestamp) -> TaskOutcome {
     let now = run.group().now();
     let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
     // Nobody knows when a suspension ends. So the task goes back to its queue, which holds it.
-    let at = if wait > LONGEST_CLOSING { now } else { until };
+    let at = if wait > LONGEST_THROTTLE { now } else { until };
     let stored = transfer::store(run, &untried(run, at)).await;
     transfer::leave_after(run, stored, PATIENCE, TaskOutcome::Requeued).await
 }
