@@ -88,11 +88,12 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
     problems.done()?;
     let name = group.name_any();
     Ok(ValidGroup {
+        settings: WorkerSettings::of(&name, spec),
+        name,
         uid: group.uid().unwrap_or_default(),
         queue,
         concurrency: spec.concurrency,
         suspend: spec.suspend,
-        settings: WorkerSettings::of(&name, spec),
         task_timeout: spec.timeouts.task.checked(),
         ack_wait: spec.timeouts.ack_wait.checked(),
         rate: spec.rate_limit.clone(),
@@ -102,7 +103,6 @@ pub fn group(group: &TaskGroup) -> Result<ValidGroup, Invalid> {
         max_inflight_per_pod: spec.workers.max_inflight_per_pod,
         storage: storage(&spec.storage),
         deletion_policy: spec.deletion_policy,
-        name,
     })
 }
 
