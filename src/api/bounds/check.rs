@@ -1,6 +1,7 @@
 //! The bounds as the operator checks them.
 
 use super::{Bounds, Limit};
+use crate::api::Duration;
 use regex::Regex;
 use serde_json::Value;
 use std::{
@@ -18,6 +19,26 @@ pub struct Problem {
 }
 
 impl Bounds {
+    /// The durations of an object that can't be read. A worker refuses no more than that, because the bounds of a newer
+    /// operator may be wider than its own.
+    pub fn unreadable_durations(&self, object: &Value) -> Vec<Problem> {
+        let durations = self
+            .fields
+            .iter()
+            .filter(|field| matches!(field.limit, Limit::Duration { .. }));
+        durations
+            .flat_map(|field| nodes(object, field.path).into_iter().map(move |node| (field, node)))
+            .filter(|(_, (_, value))| {
+                let text = value.as_str().unwrap_or_default();
+                Duration::from(text).parsed().is_err()
+            })
+            .filter_map(|(field, (path, value))| {
+                let message = field.limit.refuse(value)?;
+                Some(Problem { field: path, message })
+            })
+            .collect()
+    }
+
     /// Everything that is wrong with an object, in the words of an API server.
     pub fn check(&self, object: &Value) -> Vec<Problem> {
         let mut problems = Vec::new();
