@@ -10,9 +10,12 @@ use axum::{
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// How long the open requests may take at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Arguments of every long-running subcommand.
 #[derive(Clone, Debug, clap::Args)]
@@ -101,13 +104,24 @@ pub async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Serves `app` until `shutdown`, and then until all open requests are answered.
+/// Serves `app` until `shutdown`, and then for [`LAST_ANSWERS`] at most until all open requests are answered. A connection
+/// that somebody holds open does not keep the process.
 ///
 /// # Errors
 /// A listener that fails.
 pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
-    Ok(server.await?)
+    let too_long = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::select! {
+        ended = async { server.await } => Ok(ended?),
+        () = too_long => {
+            tracing::debug!("the admin server had connections open at the end");
+            Ok(())
+        }
+    }
 }
 
 async fn livez(State(admin): State<Admin>) -> impl IntoResponse {

@@ -113,6 +113,8 @@ pub struct ConsumerConfig {
     pub inactive_threshold: u64,
     /// Subjects that the consumer delivers; empty for all of the stream.
     pub filter_subject: &'static str,
+    /// The same in the plural, for a consumer with several filters.
+    pub filter_subjects: [&'static str; 0],
     /// Whether the server leaves payloads out.
     pub headers_only: bool,
     /// Owner of the consumer, and the settings of the workers.
@@ -136,6 +138,7 @@ impl ConsumerConfig {
             max_ack_pending: concurrency,
             inactive_threshold: 0,
             filter_subject: "",
+            filter_subjects: [],
             headers_only: false,
             metadata,
             pause_until: None,

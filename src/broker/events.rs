@@ -29,6 +29,8 @@ pub async fn events(broker: &Broker) -> Result<impl Stream<Item = BrokerEvent> +
         "$JS.API.STREAM.CREATE.*",
         "$JS.API.STREAM.UPDATE.*",
         "$JS.API.CONSUMER.CREATE.*.*",
+        // With the consumer's filter at the end, where it has one.
+        "$JS.API.CONSUMER.CREATE.*.*.>",
         "$JS.API.CONSUMER.DURABLE.CREATE.*.*",
         "$JS.API.CONSUMER.PAUSE.*.*",
     ];
@@ -89,7 +91,8 @@ fn changed(subject: &str) -> Option<BrokerEvent> {
             (stream, None)
         }
         ["$JS", "EVENT", "ADVISORY", "CONSUMER", _, stream, consumer]
-        | ["$JS", "API", "CONSUMER", "CREATE" | "PAUSE", stream, consumer]
+        | ["$JS", "API", "CONSUMER", "CREATE", stream, consumer, ..]
+        | ["$JS", "API", "CONSUMER", "PAUSE", stream, consumer]
         | ["$JS", "API", "CONSUMER", "DURABLE", "CREATE", stream, consumer] => (stream, Some(consumer)),
         _ => return None,
     };

@@ -36,14 +36,13 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let groups = inputs.groups.as_reader();
-    let namespace = args.watch_namespace.as_deref();
     let of_handler = ctx.clone();
     let stop = shutdown.clone();
     Controller::for_stream(watch::groups(&client, inputs.groups, ctx.clone()), groups)
         .with_config(controller::Config::default().concurrency(args.concurrency))
         .owns_stream(watch::deployments(&client, ctx.clone()))
         .watches_stream(
-            watch::handlers(&client, inputs.handlers, namespace),
+            watch::handlers(&client, inputs.handlers, ctx.clone()),
             move |handler: Handler| watch::groups_of(&of_handler, &handler),
         )
         .reconcile_on(UnboundedReceiverStream::new(inputs.triggered))

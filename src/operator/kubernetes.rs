@@ -55,27 +55,67 @@ impl Kubernetes {
     pub async fn add_finalizer(&self, group: &TaskGroup) -> Result<Option<Arc<TaskGroup>>, ApplyError> {
         let mut finalizers = group.finalizers().to_vec();
         finalizers.push(FINALIZER.into());
-        self.set_finalizers(group, finalizers).await
+        self.patch_finalizers(group, &finalizers, None).await
     }
 
     /// Removes our finalizer: Kubernetes then deletes the TaskGroup and what it owns.
     pub async fn remove_finalizer(&self, group: &TaskGroup) -> Result<(), ApplyError> {
         let others = group.finalizers().iter().filter(|name| *name != FINALIZER);
-        match self.set_finalizers(group, others.cloned().collect()).await {
+        let others: Vec<_> = others.cloned().collect();
+        let mut removed = self.patch_finalizers(group, &others, None).await;
+        if let Err(ApplyError::Kube { source, .. }) = &removed
+            && has_code(source, 422)
+        {
+            removed = self
+                .patch_finalizers(group, &others, Some(self.allowed_spec(group).await?))
+                .await;
+        }
+        match removed {
             Ok(_) => Ok(()),
-            Err(ApplyError::Kube { source, .. }) if is_not_found(&source) => Ok(()),
+            Err(ApplyError::Kube { source, .. }) if has_code(&source, 404) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    async fn set_finalizers(
+    /// A patch that makes the spec of a TaskGroup one that the schema allows. Before Kubernetes 1.30, the API server takes
+    /// no change of an object whose spec a newer schema refuses, not even the end of its finalizers. The TaskGroup would
+    /// hold its namespace for good.
+    async fn allowed_spec(&self, group: &TaskGroup) -> Result<Value, ApplyError> {
+        let kind = ApiResource::erase::<TaskGroup>(&());
+        let key = GroupKey::of(group);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &kind);
+        let raw = api.get_opt(&key.name).await;
+        let raw = raw.map_err(ApplyError::kube(format!("read TaskGroup {key}")))?;
+        let spec = raw.map(|raw| raw.data["spec"].clone()).unwrap_or_default();
+        // In a merge patch, null removes a field.
+        let without = |object: &Value| -> serde_json::Map<_, _> {
+            let fields = object.as_object().into_iter().flatten();
+            fields.map(|(field, _)| (field.clone(), Value::Null)).collect()
+        };
+        let mut allowed = without(&spec);
+        allowed.insert("concurrency".into(), json!(1));
+        // Neither can be changed.
+        if let Some(queue) = spec.get("queue").filter(|queue| queue.is_string()) {
+            allowed.insert("queue".into(), queue.clone());
+        }
+        let mut storage = without(&spec["storage"]);
+        storage.insert("type".into(), json!(group.spec.storage.type_));
+        allowed.insert("storage".into(), storage.into());
+        Ok(allowed.into())
+    }
+
+    async fn patch_finalizers(
         &self,
         group: &TaskGroup,
-        finalizers: Vec<String>,
+        finalizers: &[String],
+        spec: Option<Value>,
     ) -> Result<Option<Arc<TaskGroup>>, ApplyError> {
         let key = GroupKey::of(group);
         // The resource version makes the patch fail, to be tried again, where others changed the list meanwhile.
-        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": group.resource_version()}});
+        let mut patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": group.resource_version()}});
+        if let Some(spec) = spec {
+            patch["spec"] = spec;
+        }
         let patched = self
             .api::<Group>(&key.namespace)
             .patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
@@ -139,6 +179,6 @@ pub fn trim(metadata: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::Objec
     }
 }
 
-fn is_not_found(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
+fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
 }

@@ -139,10 +139,13 @@ fn by_policy(
     delayed: Delayed,
     instance: &str,
 ) -> Lifecycle {
-    let open = desired::stream(group, instance, false);
-    let is_draining = differences(&open, &stream.config)
-        .iter()
-        .any(|difference| difference.field == "subjects");
+    // Not merely "other subjects than an open one": a stream whose subjects somebody edited may still take new tasks.
+    let listens_as = |draining| {
+        let desired = desired::stream(group, instance, draining);
+        let differences = differences(&desired, &stream.config);
+        differences.iter().all(|difference| difference.field != "subjects")
+    };
+    let (is_open, is_draining) = (listens_as(false), listens_as(true));
     let messages = stream.state.messages;
     let empty = messages == 0 && delayed.tasks == 0 && !delayed.moved;
     let in_back_off = match delayed.tasks {
@@ -152,7 +155,7 @@ fn by_policy(
     };
     match group.deletion_policy {
         Delete => Lifecycle::Leaving { stream: true },
-        Retain if is_draining => Lifecycle::Waiting {
+        Retain if !is_open => Lifecycle::Waiting {
             intake: Intake::Open,
             why: Refusal::waits(Reason::Retaining, "the operator lets the stream accept tasks again"),
         },

@@ -31,6 +31,7 @@ pub fn groups(
     writer: Writer<Group>,
     ctx: Arc<Context>,
 ) -> impl Stream<Item = Result<Group, watcher::Error>> + Send + use<> {
+    let mut lists = Lists::default();
     watcher(
         scoped::<Group>(client, ctx.settings.watch_namespace.as_deref()),
         config(),
@@ -42,6 +43,7 @@ pub fn groups(
         let Ok(event) = event else { return };
         let rivals = ctx.caches.group_watched(event);
         ctx.triggers.groups(&rivals);
+        lists.watched(event, &ctx);
         ctx.metrics.count_groups(ctx.caches.index().counts());
         if let watcher::Event::Delete(group) = event {
             ctx.memory.forget(&GroupKey::of(group));
@@ -54,21 +56,27 @@ pub fn groups(
 pub fn handlers(
     client: &Client,
     writer: Writer<Handler>,
-    namespace: Option<&str>,
+    ctx: Arc<Context>,
 ) -> impl Stream<Item = Result<Handler, watcher::Error>> + Send + use<> {
-    watcher(scoped::<Handler>(client, namespace), config())
-        .backoff(watch_backoff())
-        .modify(|handler| trim(handler.meta_mut()))
-        .reflect(writer)
-        .inspect(|event| {
-            if let Ok(watcher::Event::Apply(handler) | watcher::Event::InitApply(handler)) = event
-                && let Err(unreadable) = &handler.0
-            {
-                let handler = GroupKey::of(handler);
-                tracing::warn!(%handler, "the TaskHandler can't be read: {}", unreadable.error);
-            }
-        })
-        .touched_objects()
+    let mut lists = Lists::default();
+    watcher(
+        scoped::<Handler>(client, ctx.settings.watch_namespace.as_deref()),
+        config(),
+    )
+    .backoff(watch_backoff())
+    .modify(|handler| trim(handler.meta_mut()))
+    .reflect(writer)
+    .inspect(move |event| {
+        let Ok(event) = event else { return };
+        if let watcher::Event::Apply(handler) | watcher::Event::InitApply(handler) = event
+            && let Err(unreadable) = &handler.0
+        {
+            let handler = GroupKey::of(handler);
+            tracing::warn!(%handler, "the TaskHandler can't be read: {}", unreadable.error);
+        }
+        lists.watched(event, &ctx);
+    })
+    .touched_objects()
 }
 
 /// The worker Deployments as they change.
@@ -78,6 +86,7 @@ pub fn deployments(
 ) -> impl Stream<Item = Result<Deployment, watcher::Error>> + Send + use<> {
     let ours = format!("app.kubernetes.io/managed-by={FIELD_MANAGER}");
     let namespace = ctx.settings.watch_namespace.clone();
+    let mut lists = Lists::default();
     watcher(
         scoped::<Deployment>(client, namespace.as_deref()),
         config().labels(&ours),
@@ -86,9 +95,28 @@ pub fn deployments(
     .inspect(move |event| {
         if let Ok(event) = event {
             ctx.caches.deployment_watched(event);
+            lists.watched(event, &ctx);
         }
     })
     .touched_objects()
+}
+
+/// Notices that a watch has listed everything anew, as its last place is too old for the server.
+///
+/// The caches show nothing of a list before it is complete, but kube triggers reconciles of the objects on each page as it
+/// comes. They see what was there before. Nothing triggers those that concern what vanished meanwhile. So a list that is
+/// complete triggers a reconcile of every group, as a new connection to NATS does.
+#[derive(Default)]
+struct Lists {
+    first_is_complete: bool,
+}
+
+impl Lists {
+    fn watched<K>(&mut self, event: &watcher::Event<K>, ctx: &Context) {
+        if matches!(event, watcher::Event::InitDone) && std::mem::replace(&mut self.first_is_complete, true) {
+            ctx.triggers.all(&ctx.caches);
+        }
+    }
 }
 
 /// The groups that refer to a handler.

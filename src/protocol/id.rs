@@ -85,7 +85,8 @@ impl FromStr for Origin {
         let (at, sequence, stream) = (parts.next(), parts.next(), parts.next());
         let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
         match (number(at), number(sequence), stream) {
-            (Some(at), Some(sequence), Some(stream)) if !stream.is_empty() => Ok(Self {
+            // JetStream counts from 1, and refuses questions about number 0.
+            (Some(at), Some(sequence @ 1..), Some(stream)) if !stream.is_empty() => Ok(Self {
                 stream: stream.into(),
                 stored: Stored { sequence, at },
             }),

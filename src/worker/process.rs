@@ -14,15 +14,9 @@ use crate::{
     supervisor::Supervisor,
 };
 use prometheus_client::registry::Registry;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::{select, sync::mpsc, time};
+use std::{sync::Arc, time::Instant};
+use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
-
-/// How long the open requests to the admin server may take at the end.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Runs the tasks of `queues` by `handler` until `shutdown`, then finishes what runs and returns.
 ///
@@ -68,21 +62,7 @@ async fn start(
     let mut services = Supervisor::new(health.clone(), shutdown);
     let app = admin::app(health, Arc::new(registry)).merge(drained.page());
     let admin_shutdown = CancellationToken::new();
-    let last_answers = admin_shutdown.clone();
-    let server = admin::serve(listener, app, admin_shutdown.clone());
-    services.graceful("admin server", async move {
-        let too_long = async {
-            last_answers.cancelled().await;
-            time::sleep(LAST_ANSWERS).await;
-        };
-        select! {
-            ended = server => ended,
-            () = too_long => {
-                tracing::debug!("the admin server had connections open at the end");
-                Ok(())
-            }
-        }
-    });
+    services.graceful("admin server", admin::serve(listener, app, admin_shutdown.clone()));
     // Before the groups read their settings, so that no notice of a change is missed.
     let subscriptions = Subscriptions::open(runtime.clone(), groups.iter().cloned()).await?;
     services.background("subscriptions", async move {

@@ -87,7 +87,11 @@ impl Subscriptions {
                 }
             }
             Kind::WorkerCancel => {
-                tokio::spawn(async move { answer_cancel(group.as_deref(), &question).await });
+                // The operator waits for as many answers as the group has workers. This process is none of them where it
+                // does not run the group, and its answer would take the place of another's.
+                if let Some(group) = group {
+                    tokio::spawn(async move { answer_cancel(&group, &question).await });
+                }
             }
             Kind::WorkerCallback => {
                 let runtime = self.runtime.clone();

@@ -471,3 +471,101 @@ pub fn collect_messages(path: &str, schema: &Value, messages: &mut BTreeSet<Stri
         collect_messages(&format!("{path}[]"), &schema["items"], messages);
     }
 }
+
+/// Picks values that are near a bound, or no good at all, in all combinations that a simple generator comes upon.
+#[test]
+fn the_operator_accepts_exactly_what_the_rules_accept() {
+    let durations = [
+        "1ms",
+        "10ms",
+        "99ms",
+        "100ms",
+        "999ms",
+        "1s",
+        "1s999ms",
+        "2s",
+        "1m",
+        "60m",
+        "61m",
+        "1h",
+        "24h",
+        "24h1ms",
+        "720h",
+        "720h1s",
+        "0s",
+        "0ms",
+        "0h0m",
+        "00001s",
+        "1h1ms",
+        "9999999h",
+        "99999999999999999h",
+        "1440m",
+        "86400000ms",
+    ];
+    let sizes = [
+        json!("0"),
+        json!("1"),
+        json!("64Mi"),
+        json!("65Mi"),
+        json!("67108864"),
+        json!("67108865"),
+        json!("9223372036854775807"),
+        json!("00064Mi"),
+        json!(0),
+        json!(7),
+    ];
+    let mut state = 42_u64;
+    let mut pick = |count: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % count
+    };
+    let mut problems = BTreeSet::new();
+    for _ in 0..600 {
+        let mut spec = json!({"concurrency": ([1, 500, 501, 50_000, 50_001, 100_000][pick(6)])});
+        for (path, kind) in [
+            ("/timeouts/task", 0),
+            ("/timeouts/ackWait", 0),
+            ("/timeouts/expire", 0),
+            ("/rateLimit/per", 0),
+            ("/retry/initialDelay", 0),
+            ("/retry/maxDelay", 0),
+            ("/retry/maxRetryAfter", 0),
+            ("/storage/duplicateWindow", 0),
+            ("/storage/maxBytes", 1),
+            ("/storage/maxTaskSize", 1),
+            ("/rateLimit/tasks", 2),
+            ("/workers/maxInflightPerPod", 3),
+        ] {
+            if pick(3) > 0 {
+                continue;
+            }
+            let value = match kind {
+                0 => json!(durations[pick(durations.len())]),
+                1 => sizes[pick(sizes.len())].clone(),
+                2 => json!(([1, 10_000, 10_001, 600_000, 10_000_000][pick(5)])),
+                _ => json!(([1, 2, 100, 101, 1000][pick(5)])),
+            };
+            let (_, section, field) = {
+                let mut parts = path.split('/');
+                (parts.next(), parts.next().unwrap(), parts.next().unwrap())
+            };
+            spec[section][field] = value;
+        }
+        if spec.get("rateLimit").is_some() && spec["rateLimit"].get("tasks").is_none() {
+            spec["rateLimit"]["tasks"] = json!(1);
+        }
+        let object = group(spec);
+        let (rules, said) = (refused(&object, None), operator(&object));
+        if rules.is_empty() != said.is_ok() {
+            problems.insert(format!("{}:\n  rules: {rules:?}\n  operator: {said:?}", object["spec"]));
+        }
+    }
+    assert!(
+        problems.is_empty(),
+        "{} differ\n{}",
+        problems.len(),
+        problems.into_iter().take(8).collect::<Vec<_>>().join("\n")
+    );
+}

@@ -227,3 +227,60 @@ async fn the_backlog_reaches_the_status() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_was_made_to_deliver_only_some_tasks_is_put_back() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 3})).await;
+    let (stream, consumer) = (bed.stream("acme"), bed.consumer());
+    let new_tasks = format!("tasks.{}.acme.>", bed.namespace);
+    // JetStream names the filter in the subject of the request, if there is one.
+    for (field, filter, suffix) in [
+        ("filter_subject", json!(new_tasks), format!(".{new_tasks}")),
+        (
+            "filter_subjects",
+            json!([new_tasks, format!("requeue.{}.acme.a", bed.namespace)]),
+            String::new(),
+        ),
+    ] {
+        let mut config = bed.nats.consumer(&stream).await.unwrap()["config"].clone();
+        config[field] = filter.clone();
+        let edit = json!({"stream_name": stream, "config": config, "action": "update"});
+        let request = format!("CONSUMER.CREATE.{stream}.{consumer}{suffix}");
+        let edited = bed.nats.api(&request, edit).await;
+        assert_eq!(edited["config"][field], filter, "{edited}");
+        bed.until("it delivers all again", || async {
+            let config = bed.nats.consumer(&stream).await?["config"].clone();
+            config.get(field).is_none().then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_another_name_in_the_way_is_named() {
+    let bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 3})).await;
+    let (stream, consumer) = (bed.stream("acme"), bed.consumer());
+    let mut config = bed.nats.consumer(&stream).await.unwrap()["config"].clone();
+    config["name"] = json!("workers");
+    config["durable_name"] = json!("workers");
+    let other = json!({"stream_name": stream, "config": config, "action": "create"});
+    bed.until("the other one is there", || async {
+        bed.nats
+            .api(&format!("CONSUMER.DELETE.{stream}.{consumer}"), json!({}))
+            .await;
+        let made = bed
+            .nats
+            .api(&format!("CONSUMER.CREATE.{stream}.workers"), other.clone())
+            .await;
+        made.get("error").is_none().then_some(())
+    })
+    .await;
+    let (reason, message) = bed.until_condition("acme", "ConsumerReady", "False").await;
+    assert_eq!(reason, "JetStreamRefused");
+    assert!(
+        message.contains("multiple non-filtered consumers not allowed"),
+        "{message}"
+    );
+}

@@ -19,6 +19,7 @@ mod delete;
 mod drift;
 mod faults;
 mod relay;
+mod relist;
 mod supervision;
 mod throttling;
 mod unreadable;

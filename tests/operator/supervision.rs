@@ -8,7 +8,9 @@ use serde_json::json;
 use std::{
     convert::Infallible,
     task::{Context, Poll},
+    time::Duration,
 };
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -50,4 +52,15 @@ async fn an_operator_whose_controller_panics_ends_with_an_error_that_names_it() 
     assert!(shutdown.is_cancelled());
     let live = bed.admin("/livez").unwrap_or_default();
     assert!(!live.contains("200 OK"), "{live}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_connection_to_the_admin_server_does_not_keep_the_operator_from_stopping() {
+    let mut bed = Bed::new().await;
+    bed.made("acme", json!({"concurrency": 1})).await;
+    let mut half_a_request = TcpStream::connect(bed.admin).await.unwrap();
+    half_a_request.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), bed.stop_operator())
+        .await
+        .expect("the operator stops");
 }

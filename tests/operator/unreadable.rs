@@ -8,7 +8,7 @@ use crate::{
 };
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use taskgroup::api::{TaskGroup, TaskHandler};
@@ -108,7 +108,7 @@ async fn a_group_that_can_not_be_read_any_more_keeps_its_pipeline_and_can_be_del
 
     let _ = bed
         .raw::<TaskGroup>()
-        .delete("acme", &kube::api::DeleteParams::default())
+        .delete("acme", &DeleteParams::default())
         .await
         .unwrap();
     let message = bed.until_raw_reason("acme", "NotEmpty").await;
@@ -131,7 +131,7 @@ async fn a_deletion_policy_that_can_not_be_read_keeps_the_tasks() {
     bed.until_raw_reason("acme", "InvalidSpec").await;
     let _ = bed
         .raw::<TaskGroup>()
-        .delete("acme", &kube::api::DeleteParams::default())
+        .delete("acme", &DeleteParams::default())
         .await
         .unwrap();
     bed.until_raw_gone("acme").await;
@@ -156,4 +156,43 @@ async fn a_handler_that_can_not_be_read_is_named_by_its_groups_only() {
         (pod.containers[0].image.as_deref() == Some("handler:2")).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_the_schema_does_not_allow_any_more_can_be_deleted() {
+    let bed = bed().await;
+    // Unreadable, and readable but out of bounds.
+    for (name, spec) in [
+        ("four", json!({"concurrency": "four"})),
+        ("zero", json!({"concurrency": 0})),
+    ] {
+        bed.made(name, json!({"concurrency": 2, "storage": {"type": "Memory"}}))
+            .await;
+        bed.patch_raw(name, spec).await;
+        bed.until_raw_reason(name, "InvalidSpec").await;
+    }
+    // An upgrade installs the current CRDs. A server before Kubernetes 1.30 then refuses every change of the object.
+    bed.api.install_crds().await;
+    let broken = json!({
+        "apiVersion": "taskgroup.io/v1alpha1", "kind": "TaskGroup",
+        "metadata": {"name": "another"}, "spec": {"concurrency": 0},
+    });
+    let broken = serde_json::from_value(broken).unwrap();
+    bed.until("the server knows the schema", || async {
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        bed.raw::<TaskGroup>().create(&dry, &broken).await.err()
+    })
+    .await;
+    for name in ["four", "zero"] {
+        let _ = bed
+            .raw::<TaskGroup>()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
+        bed.until_raw_gone(name).await;
+    }
+    assert_eq!(bed.group_streams().await, [""; 0]);
 }

@@ -227,3 +227,26 @@ async fn a_task_that_is_published_twice_with_one_id_is_one_task() {
     assert_eq!(handler.books.tasks(), ["a", "b"], "also when the first is done already");
     assert_eq!(bed.nats.messages(DEAD_STREAM).await, 0);
 }
+
+#[tokio::test]
+async fn a_forged_history_does_not_hold_up_a_task() {
+    let bed = Bed::with_relay(&Group::default().concurrency(1)).await;
+    let handler = Handler::start(|_| async { ok() }).await;
+    let _worker = bed.ready_worker(&handler.url()).await;
+    // JetStream counts from 1, and refuses questions about number 0.
+    for (id, origin) in [
+        ("none", "x:0:0".to_owned()),
+        ("own", format!("{}:0:0", bed.stream())),
+        ("last", format!("{}:{}:{}", bed.stream(), u64::MAX, u64::MAX)),
+    ] {
+        let headers = [
+            (history::ORIGIN, origin.as_str()),
+            (history::ATTEMPTS, "0"),
+            (history::PUBLISHED, "18446744073709551615"),
+        ];
+        bed.store(&bed.queue.requeue(id), &headers).await;
+    }
+    bed.publish("after", "").await;
+    bed.empty_queue().await;
+    assert_eq!(handler.books.tasks(), ["none", "own", "last", "after"]);
+}

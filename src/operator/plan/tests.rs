@@ -341,6 +341,8 @@ fn a_deletion_keeps_to_the_deletion_policy() {
     use DeletionPolicy::{Delete, DeleteIfEmpty, Drain, Retain};
     let draining = json!({"subjects": ["requeue.crawl.acme.>"]});
     let open = json!({});
+    // Somebody edited the subjects, or an earlier version made them. The stream still takes new tasks.
+    let edited = json!({"subjects": ["tasks.crawl.acme.>", "requeue.crawl.acme.>", "more.>"]});
     // Policy, whether the stream is draining, messages in it, abandoned → what comes next.
     for (policy, fields, messages, abandoned, expected) in [
         (Delete, &open, 5, false, "leaves with the stream"),
@@ -356,6 +358,8 @@ fn a_deletion_keeps_to_the_deletion_policy() {
         (DeleteIfEmpty, &draining, 5, false, "NotEmpty open"),
         (DeleteIfEmpty, &draining, 0, false, "leaves with the stream"),
         (DeleteIfEmpty, &open, 5, true, "leaves without the stream"),
+        (Drain, &edited, 0, false, "Draining draining"),
+        (DeleteIfEmpty, &edited, 0, false, "NotEmpty draining"),
     ] {
         let mut group = group();
         group.deletion_policy = policy;

@@ -13,20 +13,14 @@ use tokio::time;
 /// millisecond, as a rule.
 const END: Duration = Duration::from_secs(2);
 
-/// Answers a question about a task of `group`, or of a group that does not run in this process.
-pub async fn answer(group: Option<&Group>, question: &Question) {
+/// Answers a question about a task of `group`.
+pub async fn answer(group: &Group, question: &Question) {
     let Ok(cancel::Question { id, up_to }) = serde_json::from_slice(question.payload()) else {
         tracing::warn!("a question about a cancelled task can't be read: run operator and workers of one version");
         return;
     };
-    let state = match group {
-        Some(group) => {
-            let state = cancel(group, &id, up_to).await;
-            tracing::info!(call_id = id, ?state, "somebody cancels the task");
-            state
-        }
-        None => WorkerState::None,
-    };
+    let state = cancel(group, &id, up_to).await;
+    tracing::info!(call_id = id, ?state, "somebody cancels the task");
     question.answer(&WorkerReply { state }).await;
 }
 
