@@ -8,6 +8,10 @@ pub mod code {
     pub const NO_LISTENER: u64 = 1;
     /// Not JetStream's but ours: the message is larger than the server takes.
     pub const TOO_LARGE: u64 = 2;
+    /// Another consumer of the work queue takes all subjects.
+    pub const CONSUMER_NOT_ALONE: u64 = 10099;
+    /// Another consumer of the work queue takes some of the same subjects.
+    pub const CONSUMER_NOT_UNIQUE: u64 = 10100;
     /// The consumer does not exist.
     pub const CONSUMER_NOT_FOUND: u64 = 10014;
     /// The account or server has no memory or disk left within its limits.

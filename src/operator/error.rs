@@ -71,12 +71,21 @@ impl ApplyError {
             }
             Reason::ReplicasNotSupported => "lower spec.storage.replicas, or run as many NATS servers",
             Reason::SubjectsTaken => "another stream listens to these subjects: delete it or change its subjects",
+            Reason::JetStreamRefused if self.is_about_another_consumer() => {
+                "the stream has a consumer that is not TaskGroup's, and a work queue has room for one: delete it with \
+                 `nats consumer rm`"
+            }
             Reason::KubernetesUnreachable | Reason::KubernetesError | Reason::Conflict => {
                 "the operator tries again by itself"
             }
             _ => return self.to_string(),
         };
         format!("{self}; {fix}")
+    }
+
+    fn is_about_another_consumer(&self) -> bool {
+        let codes = [code::CONSUMER_NOT_ALONE, code::CONSUMER_NOT_UNIQUE];
+        matches!(self, Self::Broker(error) if codes.into_iter().any(|code| error.is(code)))
     }
 
     /// Whether only somebody's change helps, so that the group counts as stalled.

@@ -280,7 +280,11 @@ async fn a_consumer_of_another_name_in_the_way_is_named() {
     let (reason, message) = bed.until_condition("acme", "ConsumerReady", "False").await;
     assert_eq!(reason, "JetStreamRefused");
     assert!(
-        message.contains("multiple non-filtered consumers not allowed"),
+        message.contains("multiple non-filtered consumers not allowed") && message.contains("nats consumer rm"),
         "{message}"
     );
+    bed.nats
+        .api(&format!("CONSUMER.DELETE.{stream}.workers"), json!({}))
+        .await;
+    bed.until_condition("acme", "ConsumerReady", "True").await;
 }

@@ -177,3 +177,28 @@ async fn a_task_longer_than_ack_wait_runs_once() {
     bed.empty_queue().await;
     assert_eq!(handler.books.calls().len(), 1);
 }
+
+#[tokio::test]
+#[ignore = "not fixed yet: such a message keeps its slot for good"]
+async fn a_message_under_a_foreign_subject_does_not_hold_up_the_queue() {
+    let bed = Bed::with_relay(&Group::default().concurrency(1).ack_wait(2)).await;
+    // A stream that was adopted, or edited, holds messages under other subjects than the group's.
+    let stream = bed.stream();
+    let mut config = bed.nats.stream(stream.as_str()).await.expect("the stream");
+    let own = config["subjects"].clone();
+    config["subjects"]
+        .as_array_mut()
+        .expect("subjects")
+        .push("orders.>".into());
+    bed.nats.api(&format!("STREAM.UPDATE.{stream}"), config.clone()).await;
+    bed.nats.publish("orders.new", "").await;
+    config["subjects"] = own;
+    bed.nats.api(&format!("STREAM.UPDATE.{stream}"), config).await;
+    bed.publish("after", "").await;
+    let handler = Handler::start(|_| async { ok() }).await;
+    let _worker = bed.ready_worker(&handler.url()).await;
+    until("the group's own task is run", async || {
+        handler.books.tasks() == ["after"]
+    })
+    .await;
+}
