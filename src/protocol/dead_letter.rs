@@ -55,17 +55,20 @@ pub enum Reason {
     TooLarge,
     /// The task's queue was deleted while the task was in back-off.
     QueueGone,
+    /// The message is in the group's stream under a subject of something else, so no handler can be given it.
+    ForeignSubject,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::MaxAttempts,
         Self::Permanent,
         Self::WorkerLost,
         Self::Expired,
         Self::TooLarge,
         Self::QueueGone,
+        Self::ForeignSubject,
     ];
 
     /// The reason as letters and metrics state it.
@@ -77,6 +80,7 @@ impl Reason {
             Self::Expired => "Expired",
             Self::TooLarge => "TooLarge",
             Self::QueueGone => "QueueGone",
+            Self::ForeignSubject => "ForeignSubject",
         }
     }
 }

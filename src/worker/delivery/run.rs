@@ -3,6 +3,7 @@
 use super::{admission, attempt, redelivery};
 use crate::{
     broker::Delivery,
+    protocol::Kind,
     worker::{
         group::{Abort, Group, Lease, Progress, Run, history},
         outcome::{self, PATIENCE, TaskOutcome, TaskReport, Verdict},
@@ -14,14 +15,9 @@ use tokio::select;
 /// Runs `task`, and tells the broker the outcome. A run whose lease is lost gives up without a word, and JetStream
 /// redelivers the task to another worker.
 pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
-    let Some((kind, id)) = group.queue().task_id(task.subject()) else {
-        // The stream has other subjects than the group's own, so somebody edited it.
-        tracing::error!(
-            subject = task.subject(),
-            "a task with a foreign subject; it stays in the queue"
-        );
-        return;
-    };
+    let own = group.queue().task_id(task.subject());
+    // A stream that somebody edited, or that was adopted, may hold other messages.
+    let (kind, id) = own.unwrap_or((Kind::Tasks, task.subject()));
     let Some(config) = group.state().config() else {
         tracing::error!(
             call_id = id,
@@ -50,7 +46,7 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
     let verdict = select! {
         // A run that is finished is finished, also when it was to be aborted at the same moment.
         biased;
-        outcome = steps(&run, turn) => Ok(outcome),
+        outcome = steps(&run, turn, own.is_some()) => Ok(outcome),
         abort = in_flight.aborted() => Err(match abort {
             Abort::Cancelled => Verdict::Cancelled,
             Abort::Forgotten => Verdict::Forgotten,
@@ -78,10 +74,14 @@ pub async fn run(group: &Group, task: Box<Delivery>, turn: Option<Turn>) {
 
 /// The steps of a run while its lease is held. Steps that most tasks never come to are boxed, as each of thousands of
 /// tasks takes the room of the largest step that is not.
-async fn steps(run: &Run<'_>, turn: Option<Turn>) -> TaskOutcome {
+async fn steps(run: &Run<'_>, turn: Option<Turn>, is_own: bool) -> TaskOutcome {
     if (run.task().delivered() > 1 || run.history().origin.is_some())
         && let Err(verdict) = Box::pin(redelivery::check(run)).await
     {
+        return Box::pin(outcome::settle(run, verdict, TaskReport::unhandled())).await;
+    }
+    if !is_own {
+        let verdict = Verdict::Dead(outcome::foreign_subject(run.task().subject()));
         return Box::pin(outcome::settle(run, verdict, TaskReport::unhandled())).await;
     }
     let changed = match admission::admit(run, turn).await {

@@ -14,7 +14,7 @@ pub use self::{
         TaskReport, answer as answer_callback, is_rule as is_callback_rule, is_wanted as wants_callback, largest_body,
     },
     cancel::answer as answer_cancel,
-    policy::{Verdict, already_dead, expired, judge},
+    policy::{Verdict, already_dead, expired, foreign_subject, judge},
 };
 
 use self::transfer::Transfer;

@@ -115,6 +115,21 @@ pub fn already_dead(before: u32, attempt: u32, max_attempts: u32) -> Option<Deat
     })
 }
 
+/// Buries a message that is in the group's stream under `subject`, which is not of the group's tasks. It would hold a slot
+/// for good.
+pub fn foreign_subject(subject: &str) -> Death {
+    Death {
+        reason: Reason::ForeignSubject,
+        error: format!(
+            "the group's stream held it under {subject}, which is no subject of the group's tasks: publish tasks to \
+             tasks.<namespace>.<queue>.<task-id>"
+        ),
+        status: None,
+        attempts: 0,
+        failed_now: false,
+    }
+}
+
 /// The death of a task that waited longer than it may, before what would be attempt number `attempt`.
 pub fn expired(attempt: u32, expire: Option<Duration>) -> Death {
     Death {
