@@ -13,8 +13,36 @@ pub const MAX_ATTEMPTS: &str = "X-Max-Attempts";
 /// When the worker aborts this attempt: RFC 3339, UTC.
 pub const DEADLINE: &str = "X-Deadline";
 
-/// Every header that the worker adds to a request, beside the W3C trace headers.
-pub const ALL: [&str; 5] = [CALL_ID, TASK_GROUP, ATTEMPT, MAX_ATTEMPTS, DEADLINE];
+/// Position of a request in its trace (W3C Trace Context). A publisher may set it, too.
+pub const TRACEPARENT: &str = "traceparent";
+/// Vendors' data about the trace (W3C Trace Context).
+pub const TRACESTATE: &str = "tracestate";
+
+/// Every header that the worker adds to a request.
+pub const ALL: [&str; 7] = [
+    CALL_ID,
+    TASK_GROUP,
+    ATTEMPT,
+    MAX_ATTEMPTS,
+    DEADLINE,
+    TRACEPARENT,
+    TRACESTATE,
+];
+
+/// Prefix of the environment variables by which a process gets the publisher's headers, so that none can set `PATH`.
+pub const PUBLISHERS_VARIABLE: &str = "HEADER_";
+
+/// The environment variable by which a process gets a header, as a name that a shell can read: `X_CALL_ID` for `X-Call-Id`.
+pub fn variable(header: &str) -> String {
+    let letter = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    };
+    header.chars().map(letter).collect()
+}
 
 /// Prefix of the headers that NATS acts on, in lower case.
 const NATS: &str = "nats-";

@@ -106,6 +106,8 @@ fn all_headers() -> Vec<String> {
     let of = |whose: &str, names: &[&str]| lines(&format!("header {whose}"), names.iter().copied());
     let mut all = of("of every message that is stored once", &[id::MSG_ID]);
     all.extend(of("of a request", &headers::ALL));
+    all.extend(lines("variable of a process", headers::ALL.map(headers::variable)));
+    all.push(format!("variable of a process {}<NAME>", headers::PUBLISHERS_VARIABLE));
     all.extend(of("of a requeued task", &history::ALL));
     all.extend(of("of a callback", &callback::ALL));
     all.extend(of("of a dead letter", &dead_letter::ALL));

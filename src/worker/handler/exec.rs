@@ -115,33 +115,27 @@ fn environment(attempt: &Attempt<'_>, now: Timestamp) -> BTreeMap<String, String
             })
             .or_insert(value);
     };
-    set(&variable(headers::CALL_ID), attempt.id);
-    set(&variable(headers::TASK_GROUP), &settings.group);
-    set(&variable(headers::ATTEMPT), &attempt.number.to_string());
+    set(&headers::variable(headers::CALL_ID), attempt.id);
+    set(&headers::variable(headers::TASK_GROUP), &settings.group);
+    set(&headers::variable(headers::ATTEMPT), &attempt.number.to_string());
     set(
-        &variable(headers::MAX_ATTEMPTS),
+        &headers::variable(headers::MAX_ATTEMPTS),
         &settings.retry.max_attempts.to_string(),
     );
-    set(&variable(headers::DEADLINE), &deadline.to_string());
-    set(&variable(trace::TRACEPARENT), &attempt.trace.parent());
+    set(&headers::variable(headers::DEADLINE), &deadline.to_string());
+    set(&headers::variable(headers::TRACEPARENT), &attempt.trace.parent());
     // Also when it is empty, as the container's own would be of another trace.
-    set(&variable(trace::TRACESTATE), attempt.trace.state().unwrap_or_default());
+    set(
+        &headers::variable(headers::TRACESTATE),
+        attempt.trace.state().unwrap_or_default(),
+    );
     for (name, value) in attempt.headers.iter().filter(|(name, _)| !trace::Trace::has(name)) {
-        set(&format!("HEADER_{}", variable(name)), value);
+        set(
+            &format!("{}{}", headers::PUBLISHERS_VARIABLE, headers::variable(name)),
+            value,
+        );
     }
     variables
-}
-
-/// Turns the name of a header into one that a shell can read.
-fn variable(header: &str) -> String {
-    let letter = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_uppercase()
-        } else {
-            '_'
-        }
-    };
-    header.chars().map(letter).collect()
 }
 
 /// Waits for the end of all that the program started, and for its output.

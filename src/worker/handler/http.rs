@@ -4,7 +4,7 @@ use super::{
     Attempt, AttemptResult, Output,
     client::{Door, HttpClient, innermost},
     retry_after,
-    trace::{self, Trace},
+    trace::Trace,
 };
 use crate::{protocol::headers, worker::HandlerArgs};
 use bytes::{Bytes, BytesMut};
@@ -108,8 +108,8 @@ fn request_headers(attempt: &Attempt<'_>, now: Timestamp) -> HeaderMap {
         (headers::ATTEMPT, attempt.number.to_string().as_str()),
         (headers::MAX_ATTEMPTS, settings.retry.max_attempts.to_string().as_str()),
         (headers::DEADLINE, deadline.as_str()),
-        (trace::TRACEPARENT, attempt.trace.parent().as_str()),
-        (trace::TRACESTATE, attempt.trace.state().unwrap_or_default()),
+        (headers::TRACEPARENT, attempt.trace.parent().as_str()),
+        (headers::TRACESTATE, attempt.trace.state().unwrap_or_default()),
     ] {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
             && !value.is_empty()

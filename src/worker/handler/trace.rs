@@ -1,13 +1,8 @@
 //! W3C Trace Context (<https://www.w3.org/TR/trace-context/>). Every attempt is a step of the trace that the publisher
 //! began, or begins one. Pure.
 
+use crate::protocol::headers::{TRACEPARENT, TRACESTATE};
 use std::fmt::{self, Write};
-
-/// Name of the header that says which trace a task belongs to.
-pub const TRACEPARENT: &str = "traceparent";
-
-/// Name of the header with what tracing systems add to it.
-pub const TRACESTATE: &str = "tracestate";
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
