@@ -177,15 +177,15 @@ async fn dropped_tasks_are_told_and_cancelled_ones_are_not() {
             stream.get_consumer(&bed.consumer()).await.unwrap();
         for reason in ["Cancelled", "MaxAttempts"] {
             bed.nats.publish(&bed.subject(name, reason), "").await;
-            let mut tasks = consumer.fetch().max_messages(1).messages().await.unwrap();
+            let mut tasks = consumer.batch().max_messages(1).messages().await.unwrap();
             let task = tasks.next().await.unwrap().unwrap();
             let client = bed.nats.client().await;
             let term = format!("+TERM {reason}");
             client.request(task.reply.clone().unwrap(), term.into()).await.unwrap();
         }
-        // One that is removed while it is in hand.
+        // A task that is removed while it is in flight.
         bed.nats.publish(&bed.subject(name, "removed"), "").await;
-        let mut tasks = consumer.fetch().max_messages(1).messages().await.unwrap();
+        let mut tasks = consumer.batch().max_messages(1).messages().await.unwrap();
         let task = tasks.next().await.unwrap().unwrap();
         stream
             .delete_message(task.info().unwrap().stream_sequence)

@@ -177,8 +177,7 @@ impl Bed {
             let status = groups.get(name).await.ok()?.status?;
             let observed = status.observed_generation? >= generation;
             let mut conditions = status.conditions.iter();
-            let ready = conditions
-                .any(|condition| condition.type_ == "ConsumerReady" && format!("{:?}", condition.status) == "True");
+            let ready = conditions.any(|condition| condition.type_ == "ConsumerReady" && condition.status == "True");
             (observed && ready).then_some(())
         });
         done.await.is_some()

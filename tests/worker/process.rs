@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 use taskgroup::protocol::Queue;
 use tokio::{
@@ -96,9 +97,25 @@ impl Worker {
         self.signal("-TERM");
     }
 
-    /// SIGSTOP: it stands still, with all its connections.
+    /// SIGSTOP: returns once the worker stands still, with all its connections. On a busy machine, a thread may run on for
+    /// milliseconds after the signal was sent.
     pub fn freeze(&self) {
         self.signal("-STOP");
+        let begun = Instant::now();
+        while !self.is_stopped() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the worker does not stop");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether every thread of the worker is stopped.
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the worker lives");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     /// SIGCONT: it goes on.
