@@ -126,14 +126,28 @@ async fn view(ctx: &Context, subject: &Subject) -> BrokerView {
 
 async fn ask_broker(ctx: &Context, subject: &Subject, queue: &Queue) -> Result<BrokerView, BrokerError> {
     let name = queue.stream();
-    let Some(stream) = ctx.broker.stream(&name).await? else {
+    let has_stream = subject
+        .group
+        .status
+        .as_ref()
+        .is_some_and(|status| status.stream.is_some());
+    let (stream, consumer) = if has_stream {
+        // A changed limit is in force sooner by a round trip.
+        tokio::try_join!(ctx.broker.stream(&name), ctx.broker.consumer(&name))?
+    } else {
+        (ctx.broker.stream(&name).await?, None)
+    };
+    let Some(stream) = stream else {
         return Ok(BrokerView::Seen {
             stream: None,
             consumer: None,
             delayed: Delayed::default(),
         });
     };
-    let consumer = ctx.broker.consumer(&name).await?;
+    let consumer = match consumer {
+        None if !has_stream => ctx.broker.consumer(&name).await?,
+        consumer => consumer,
+    };
     let policy = subject.group.spec.deletion_policy;
     let mut delayed = Delayed::default();
     if subject.is_deleted() && matches!(policy, DeletionPolicy::Drain | DeletionPolicy::DeleteIfEmpty) {
