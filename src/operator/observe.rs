@@ -135,7 +135,10 @@ async fn ask_broker(ctx: &Context, subject: &Subject, queue: &Queue) -> Result<B
         // A changed limit is in force sooner by a round trip.
         tokio::try_join!(ctx.broker.stream(&name), ctx.broker.consumer(&name))?
     } else {
-        (ctx.broker.stream(&name).await?, None)
+        match ctx.broker.stream(&name).await? {
+            None => (None, None),
+            stream => (stream, ctx.broker.consumer(&name).await?),
+        }
     };
     let Some(stream) = stream else {
         return Ok(BrokerView::Seen {
@@ -143,10 +146,6 @@ async fn ask_broker(ctx: &Context, subject: &Subject, queue: &Queue) -> Result<B
             consumer: None,
             delayed: Delayed::default(),
         });
-    };
-    let consumer = match consumer {
-        None if !has_stream => ctx.broker.consumer(&name).await?,
-        consumer => consumer,
     };
     let policy = subject.group.spec.deletion_policy;
     let mut delayed = Delayed::default();
